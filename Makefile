@@ -1,0 +1,244 @@
+# novt - how it is built, tested and run. `make help` lists the targets.
+#
+# Every file is found by wildcard, so a new source needs no edit here:
+#
+#   runtime/ codecache/ translator/ monitor/cpu/   the engine: libnovt.a, libnovt.so
+#   monitor/*.c monitor/devices/ monitor/boot/     the command: build/novt, the library's first embedder
+#   examples/NAME.c                                build/examples/NAME
+#   tests/unit/*_test.c                            one binary, build/tests/unit
+#   guest-support/acpi/NAME.asl                    build/gen/NAME.aml.h with NAME_aml[]
+#   tests/SUITE/SUITE.mk                           rules of a suite, with the target tests-SUITE
+#
+# For the suites' own rules: $(LIBNOVT_A) is the library as it is installed (only novt_* visible),
+# $(LIBNOVT_INTERNAL) the same objects with the internal names visible, $(COMMAND_OBJS) the command's
+# objects without main.c, $(ENGINE_LIBS) what the engine links with, $(CFLAGS_ALL) how C is compiled.
+#
+# Variables to set: B (build directory), CI=true (warnings are errors), PREFIX, DESTDIR, CFLAGS,
+# RUN_ARGS (further options for `make run`), NOVT_GUEST_CACHE (where downloaded guests are kept).
+
+B ?= build
+CC = gcc
+LD = ld
+OBJCOPY = objcopy
+PREFIX ?= /usr/local
+DESTDIR ?=
+CFLAGS ?= -O2 -g
+SAN ?=
+
+VERSION := $(shell awk '/define NOVT_VERSION_(MAJOR|MINOR|PATCH)/ { v = v s $$3; s = "." } \
+	END { print v }' include/novt.h)
+SOVERSION := $(firstword $(subst ., ,$(VERSION)))
+
+WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wundef -Wvla -Wconversion \
+	-Wno-sign-conversion
+ifeq ($(CI),true)
+WARN += -Werror
+endif
+CPPFLAGS_ALL := -Iinclude -I. -I$(B)/gen -D_GNU_SOURCE= $(CPPFLAGS)
+CFLAGS_ALL = -std=gnu11 $(CFLAGS) $(WARN) -fPIC -fno-omit-frame-pointer $(SAN)
+# The guest's vector and x87 state stays in the CPU's registers while the engine's C code runs.
+ENGINE_CFLAGS := -mgeneral-regs-only -fvisibility=hidden
+ENGINE_LIBS := -lZydis -lmimalloc -lunwind -lpthread
+LDFLAGS_ALL = $(LDFLAGS) $(SAN) -Wl,--as-needed -Wl,-z,noexecstack
+
+# --- Sources ---------------------------------------------------------------------------------
+
+ENGINE_DIRS := runtime codecache translator monitor/cpu
+ENGINE_SRCS := $(sort $(foreach d,$(ENGINE_DIRS),$(wildcard $(d)/*.c $(d)/*.S)))
+COMMAND_SRCS := $(sort $(wildcard monitor/*.c monitor/devices/*.c monitor/boot/*.c))
+EXAMPLE_SRCS := $(sort $(wildcard examples/*.c))
+UNIT_SRCS := $(sort $(wildcard tests/unit/*.c))
+ASL_SRCS := $(sort $(wildcard guest-support/acpi/*.asl))
+
+objects = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
+ENGINE_OBJS := $(call objects,$(ENGINE_SRCS))
+COMMAND_ALL_OBJS := $(call objects,$(COMMAND_SRCS))
+COMMAND_OBJS := $(filter-out $(B)/obj/monitor/main.o,$(COMMAND_ALL_OBJS))
+EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRCS))
+UNIT_OBJS := $(call objects,$(UNIT_SRCS))
+GEN_HEADERS := $(patsubst guest-support/acpi/%.asl,$(B)/gen/%.aml.h,$(ASL_SRCS))
+HOST_TOOLS := $(patsubst guest-support/%.c,$(B)/tools/%,$(wildcard guest-support/*.c))
+
+LIBNOVT_A := $(B)/libnovt.a
+LIBNOVT_INTERNAL := $(B)/libnovt-internal.a
+LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
+
+.PHONY: all tests-guest check test bench run run-i386 install format lint asan ubsan valgrind help clean \
+	lib tools unit fetch deps
+.DEFAULT_GOAL := all
+.SECONDARY:
+.DELETE_ON_ERROR:
+
+all: lib $(B)/novt $(EXAMPLES) $(B)/novt.pc
+lib: $(LIBNOVT_A) $(LIBNOVT_SO)
+tools: $(HOST_TOOLS)
+
+help:
+	@echo 'make [all]      build/novt, build/libnovt.a, build/libnovt.so, build/examples/*'
+	@echo 'make run        boot an unmodified Debian i386 kernel to a shell (fetches the guest)'
+	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
+	@echo 'make check      the quick part of it, under a minute'
+	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n'
+	@echo 'make lint       include order, host calls, machine paths, format'
+	@echo 'make format     rewrite the sources with clang-format'
+	@echo 'make asan       the quick tests under AddressSanitizer (in build/asan)'
+	@echo 'make ubsan      the quick tests under UndefinedBehaviorSanitizer (in build/ubsan)'
+	@echo 'make valgrind   the unit tests under Valgrind'
+	@echo 'make install    PREFIX=/usr/local DESTDIR='
+	@echo 'make clean      remove build/ but for the downloaded guests'
+
+# --- What has to be installed ----------------------------------------------------------------
+
+# One check for everything that the goals of this call need.
+NEEDS_TEST := check test bench unit asan ubsan valgrind tests-% $(B)/tests/% $(B)/bench/%
+NEEDS_RUN := run run-i386 fetch
+DEPS := $(if $(filter $(NEEDS_TEST),$(MAKECMDGOALS)),test,$(if $(filter $(NEEDS_RUN),$(MAKECMDGOALS)),run,build))
+deps:
+	@guest-support/deps.sh $(DEPS)
+
+# --- Objects ---------------------------------------------------------------------------------
+
+# Rebuild when the flags change (CI=true, SAN=...), and only then.
+FLAGS_NOW := $(CC) $(CFLAGS_ALL) $(ENGINE_CFLAGS) $(CPPFLAGS_ALL)
+$(shell mkdir -p $(B); echo '$(FLAGS_NOW)' | cmp -s - $(B)/flags || echo '$(FLAGS_NOW)' >$(B)/flags)
+
+define engine_rules
+$(B)/obj/$(1)/%.o: $(1)/%.c $(B)/flags | deps
+	@mkdir -p $$(@D)
+	$$(CC) $$(CPPFLAGS_ALL) $$(CFLAGS_ALL) $$(ENGINE_CFLAGS) -MMD -MP -c -o $$@ $$<
+$(B)/obj/$(1)/%.o: $(1)/%.S $(B)/flags | deps
+	@mkdir -p $$(@D)
+	$$(CC) $$(CPPFLAGS_ALL) -g -Wa,--noexecstack -MMD -MP -c -o $$@ $$<
+endef
+$(foreach d,$(ENGINE_DIRS),$(eval $(call engine_rules,$(d))))
+
+$(B)/obj/%.o: %.c $(B)/flags | deps $(GEN_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+
+$(B)/gen/%.aml.h: guest-support/acpi/%.asl | deps
+	@mkdir -p $(@D)
+	iasl -vs -p $(B)/gen/$* $< >$(B)/gen/$*.iasl.log || { cat $(B)/gen/$*.iasl.log; exit 1; }
+	{ echo 'static const unsigned char $(subst -,_,$*)_aml[] = {'; \
+	  od -An -v -tx1 $(B)/gen/$*.aml | sed 's/ \(..\)/0x\1,/g'; echo '};'; } >$@
+
+# --- The library -----------------------------------------------------------------------------
+
+$(LIBNOVT_INTERNAL): $(ENGINE_OBJS)
+	@rm -f $@
+	$(AR) rcs $@ $^
+
+# One relocatable object, in which everything that is not part of the API becomes local.
+$(LIBNOVT_A): $(ENGINE_OBJS)
+	@rm -f $@
+	$(LD) -r -o $(B)/novt-all.o $^
+	$(OBJCOPY) --localize-hidden $(B)/novt-all.o
+	$(AR) rcs $@ $(B)/novt-all.o
+
+$(LIBNOVT_SO): $(ENGINE_OBJS) libnovt.map
+	$(CC) -shared -Wl,-soname,libnovt.so.$(SOVERSION) -Wl,--version-script,libnovt.map -o $@ \
+		$(ENGINE_OBJS) $(LDFLAGS_ALL) $(if $(SAN),,-Wl,-z,defs) $(ENGINE_LIBS)
+	ln -sf $(@F) $(B)/libnovt.so.$(SOVERSION)
+	ln -sf libnovt.so.$(SOVERSION) $(B)/libnovt.so
+
+$(B)/novt.pc: novt.pc.in include/novt.h
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' $< >$@
+
+# --- Programs --------------------------------------------------------------------------------
+
+$(B)/novt: $(COMMAND_ALL_OBJS) $(LIBNOVT_A)
+	$(CC) -o $@ $(COMMAND_ALL_OBJS) $(LIBNOVT_A) $(LDFLAGS_ALL) $(ENGINE_LIBS)
+
+$(B)/examples/%: $(B)/obj/examples/%.o $(LIBNOVT_A)
+	@mkdir -p $(@D)
+	$(CC) -o $@ $< $(LIBNOVT_A) $(LDFLAGS_ALL) $(ENGINE_LIBS)
+
+$(B)/tests/unit: $(UNIT_OBJS) $(COMMAND_OBJS) $(LIBNOVT_INTERNAL)
+	@mkdir -p $(@D)
+	$(CC) -o $@ $(UNIT_OBJS) $(COMMAND_OBJS) $(LIBNOVT_INTERNAL) $(LDFLAGS_ALL) -lcriterion \
+		$(ENGINE_LIBS) -lm
+
+# Tools of the build itself, for the host.
+$(B)/tools/%: guest-support/%.c | deps
+	@mkdir -p $(@D)
+	$(CC) -std=gnu11 -O2 -g -D_GNU_SOURCE $(WARN) -o $@ $<
+
+# --- Running a guest -------------------------------------------------------------------------
+
+run: run-i386
+run-i386: $(B)/novt tools | deps
+	@guest-support/run-i386.sh $(B) $(RUN_ARGS)
+
+fetch: tools | deps
+	@guest-support/fetch-i386.sh $(B) 686-pae
+	@guest-support/fetch-i386.sh $(B) 686
+
+# --- Tests -----------------------------------------------------------------------------------
+
+SUITES_QUICK := lint unit golden guest
+SUITES_ALL := $(SUITES_QUICK) diff stress boot
+unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
+
+-include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
+# What a suite needs built: tests-SUITE, where its .mk file says so. guest.mk calls its target guests.
+suite_targets = $(foreach s,$(1),$(if $(wildcard tests/$(s)/$(s).mk),tests-$(s)))
+tests-guest: guests
+$(GUESTS) $(GUESTS:.elf=.o): | deps
+
+check: all unit $(call suite_targets,$(SUITES_QUICK)) | deps
+	@B=$(B) tests/run $(SUITES_QUICK)
+
+test: all unit tools fetch $(call suite_targets,$(SUITES_ALL)) | deps
+	@B=$(B) tests/run $(SUITES_ALL)
+
+lint:
+	@B=$(B) tests/run lint
+
+SAN_COMMON := CFLAGS='-O1 -g'
+asan:
+	+ASAN_OPTIONS=detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:use_sigaltstack=0 \
+	$(MAKE) B=$(B)/asan $(SAN_COMMON) SAN=-fsanitize=address check
+ubsan:
+	+UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
+	$(MAKE) B=$(B)/ubsan $(SAN_COMMON) \
+	SAN='-fsanitize=undefined -fno-sanitize-recover=undefined' check
+valgrind: unit
+	valgrind --quiet --error-exitcode=1 --trace-children=yes --smc-check=all-non-file \
+		$(B)/tests/unit -j1
+
+BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS))
+include bench/bench.mk
+bench: all tools fetch $(B)/bench/bench | deps
+	@bench/run --build $(B) $(BENCH_ARGS)
+
+FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
+	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/diff \
+	tests/stress tests/guest bench/programs,$(d)/*.c $(d)/*.h))
+format:
+	clang-format -i $(FORMATTED)
+
+# --- Installing ------------------------------------------------------------------------------
+
+MAN1 := $(wildcard docs/*.1)
+DOCS := README.md CHANGELOG.md LICENSE $(wildcard docs/*.md)
+install: all
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/include \
+		$(DESTDIR)$(PREFIX)/lib/pkgconfig $(DESTDIR)$(PREFIX)/share/man/man1 \
+		$(DESTDIR)$(PREFIX)/share/doc/novt
+	install -m 755 $(B)/novt $(DESTDIR)$(PREFIX)/bin/novt
+	install -m 644 include/novt.h $(DESTDIR)$(PREFIX)/include/novt.h
+	install -m 644 $(LIBNOVT_A) $(DESTDIR)$(PREFIX)/lib/libnovt.a
+	install -m 755 $(LIBNOVT_SO) $(DESTDIR)$(PREFIX)/lib/$(notdir $(LIBNOVT_SO))
+	ln -sf $(notdir $(LIBNOVT_SO)) $(DESTDIR)$(PREFIX)/lib/libnovt.so.$(SOVERSION)
+	ln -sf libnovt.so.$(SOVERSION) $(DESTDIR)$(PREFIX)/lib/libnovt.so
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' novt.pc.in \
+		>$(DESTDIR)$(PREFIX)/lib/pkgconfig/novt.pc
+	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1/)
+	install -m 644 $(DOCS) $(DESTDIR)$(PREFIX)/share/doc/novt/
+
+# The downloaded guests stay: they are some 100 MB, and only fetched when missing.
+clean:
+	@for f in $(B)/*; do [ "$$f" = $(B)/guests ] || rm -rf "$$f"; done
+
+-include $(patsubst %.o,%.d,$(ENGINE_OBJS) $(COMMAND_ALL_OBJS) $(UNIT_OBJS) \
+	$(call objects,$(EXAMPLE_SRCS)))

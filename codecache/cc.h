@@ -1,0 +1,158 @@
+/* cc.h - the code cache's face: where translated blocks live, how they are found and linked.
+ *
+ * Two kinds of address, never mixed: guest ones are integers (pc, gpa, gfn), host ones pointers
+ * (uint8_t *hpc), the latter always in the executable view; writers use cc_rw().
+ *
+ * Locking: one vCPU thread at a time holds the VM lock when calling; signal handlers of that
+ * thread may call cc_contains(), cc_find() and cc_recover(). */
+#ifndef NOVT_CODECACHE_CC_H
+#define NOVT_CODECACHE_CC_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct rt_cpu;
+struct rt_context;
+
+#define CC_TABLE_ENTRIES 65536u
+#define CC_TABLE_SIZE    (CC_TABLE_ENTRIES * sizeof(void *))
+#define CC_NONE          0u /* index 0 of blocks and sites is never used */
+
+/* What has been moved when a host instruction faults (docs/design.md, precise state). */
+enum cc_recipe {
+    CC_R_IDENTITY, /* every guest register is in its own host register */
+    CC_R_STRING,   /* rsi and rdi hold host addresses: their low halves are the guest's */
+};
+
+/* One row of a block's host pc to guest pc table, ascending by host offset. */
+struct cc_map {
+    uint16_t host;  /* offset from the block's start */
+    uint16_t guest; /* offset from pc: 0xf000 bits hold the recipe */
+};
+
+/* A translated block. Blocks are never freed one by one: a flush drops all of them. */
+struct cc_block {
+    uint64_t pc;        /* guest linear address of the first byte */
+    uint64_t gpa;       /* guest-physical address of the first byte */
+    uint64_t gpa2;      /* page of the second half of a crossing instruction, or ~0 */
+    uint32_t key;       /* translation mode bits */
+    uint32_t host;      /* offset of the indirect entry in the region */
+    uint32_t host_len;
+    uint16_t direct;    /* offset of the direct entry from host */
+    uint16_t len;       /* guest bytes */
+    uint16_t insns;
+    uint16_t nmap;
+    uint32_t map;       /* offset of struct cc_map rows in the arena, in rows */
+    uint32_t hash_next;
+    uint32_t page_next[2]; /* list of blocks with code on the page, for each of its pages */
+    uint32_t links_in;  /* sites that jump to this block */
+    uint32_t first_site, nsites;
+    bool valid;
+};
+
+/* A direct branch in a block: patched to the target when linked, to its stub when not. */
+struct cc_site {
+    uint64_t target_pc;
+    uint32_t jump;      /* region offset of the rel32 field */
+    uint32_t stub;      /* region offset of the stub */
+    uint32_t block;     /* the block that it belongs to */
+    uint32_t target;    /* the linked block, or CC_NONE */
+    uint32_t next_in;   /* next in the target's links_in */
+};
+
+struct cc_page {
+    uint32_t blocks;    /* first block with code on this page */
+    uint16_t writes;    /* how often its code was invalidated by a write */
+    uint8_t code;       /* the page is write-protected in all views */
+    uint8_t maps;       /* small writable mappings in views, saturating */
+};
+
+struct cc {
+    uint8_t *rx, *rw;   /* the two views of the region */
+    int fd;
+    size_t size, used, start; /* bytes; start: behind the permanent stubs */
+    uint8_t *reserved;  /* of the open reservation, or NULL */
+    struct cc_block *blocks;
+    struct cc_site *sites;
+    struct cc_map *maps;
+    uint32_t nblocks, nsites, nmaps;
+    uint32_t max_blocks, max_sites, max_maps;
+    uint32_t *hash;
+    struct cc_page *pages; /* by gfn */
+    uint64_t max_gfn;
+    uint32_t *code_2m;  /* code pages in each 2 MiB of guest-physical memory */
+    void **miss_table;  /* every entry leads to the miss stub */
+    int table_fd;
+    uint8_t *miss_stub; /* what a jump table's empty entries hold */
+    uint64_t flushes, invalidated, linked, unlinked;
+};
+
+/* Returns 0 or a negative errno. */
+int cc_create(struct cc *cc, size_t size, uint64_t max_gpa);
+void cc_destroy(struct cc *cc);
+
+/* region.c: executable memory as a transaction. */
+
+/* The writable view's address of the next free byte, with at least n bytes behind it; NULL when the
+ * region is full (the caller flushes). */
+uint8_t *cc_reserve(struct cc *cc, size_t n);
+/* Publishes n bytes of the reservation; returns their address in the executable view. */
+uint8_t *cc_commit(struct cc *cc, size_t n);
+void cc_abort(struct cc *cc);
+static inline uint8_t *cc_rw(const struct cc *cc, const uint8_t *hpc)
+{
+    return cc->rw + (hpc - cc->rx);
+}
+static inline bool cc_contains(const struct cc *cc, const uint8_t *hpc)
+{
+    return hpc >= cc->rx && hpc < cc->rx + cc->size;
+}
+/* Marks the end of the permanent stubs and builds the miss table for miss_stub. */
+int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub);
+
+/* Jump tables: 65,536 host addresses; empty entries lead to the miss stub. */
+void **cc_table_new(struct cc *cc);
+void cc_table_clear(struct cc *cc, void **table);
+void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc);
+void cc_table_free(void **table);
+static inline void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
+{
+    table[b->pc & (CC_TABLE_ENTRIES - 1)] = cc->rx + b->host;
+}
+
+/* block.c */
+
+/* A new block's record and arrays; NULL when an arena is full. Rows of map are copied. */
+struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto,
+                              const struct cc_map *map, const struct cc_site *sites);
+struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
+/* The block whose host code contains hpc, valid or not; NULL for stubs. */
+struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc);
+/* Guest pc of the instruction that hpc belongs to, and what has been moved. */
+uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_t *hpc,
+                     enum cc_recipe *recipe);
+/* Writes the guest's registers at the start of the faulting instruction into cpu. False: hpc is in
+ * no block. */
+bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context);
+/* Drops every block; jump tables must be cleared by the caller. */
+void cc_flush(struct cc *cc);
+
+/* link.c */
+void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
+void cc_unlink(struct cc *cc, struct cc_site *site);
+/* Makes every direct exit of b go through its stub (the way out for interrupts). */
+void cc_unlink_exits(struct cc *cc, struct cc_block *b);
+
+/* invalidate.c: guest-physical pages that hold code. */
+
+/* Bytes [gpa, gpa + len) changed: drops every block made from them. Returns true when the page holds
+ * no code any more. */
+bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len);
+void cc_invalidate_page(struct cc *cc, uint64_t gfn);
+static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
+{
+    return (gpa >> 12) < cc->max_gfn ? &cc->pages[gpa >> 12] : NULL;
+}
+
+#endif

@@ -1,0 +1,80 @@
+/* invalidate.c - blocks dropped because the bytes they were made from changed.
+ *
+ * An invalid block keeps its host code and record until the next flush (a signal may still find its
+ * pc in it), but nothing leads to it: links into it are cut, and its indirect entry, which jump
+ * tables may hold, is overwritten by a jump to the miss stub. */
+#include "codecache/cc.h"
+#include "runtime/rt.h"
+
+static void close_entry(struct cc *cc, struct cc_block *b)
+{
+    uint8_t *entry = cc->rw + b->host;
+    int32_t rel = (int32_t) (cc->miss_stub - (cc->rx + b->host + 5));
+
+    RT_ASSERT(b->direct >= 5);
+    entry[0] = 0xe9;
+    __builtin_memcpy(entry + 1, &rel, 4);
+}
+
+static void page_remove(struct cc *cc, uint32_t index, unsigned which)
+{
+    struct cc_block *b = &cc->blocks[index];
+    uint32_t *at = &cc_page(cc, which ? b->gpa2 : b->gpa)->blocks;
+    while (*at != (index << 1 | which))
+        at = &cc->blocks[*at >> 1].page_next[*at & 1];
+    *at = b->page_next[which];
+}
+
+static void block_drop(struct cc *cc, uint32_t index)
+{
+    struct cc_block *b = &cc->blocks[index];
+
+    while (b->links_in != CC_NONE)
+        cc_unlink(cc, &cc->sites[b->links_in]);
+    cc_unlink_exits(cc, b);
+    close_entry(cc, b);
+    page_remove(cc, index, 0);
+    if (b->gpa2 != ~0ull)
+        page_remove(cc, index, 1);
+    b->valid = false;
+    cc->invalidated++;
+}
+
+static bool overlaps(const struct cc_block *b, uint64_t gpa, unsigned len)
+{
+    uint64_t first = 4096 - (b->gpa & 4095);
+
+    if (b->gpa2 == ~0ull || b->len <= first)
+        return gpa < b->gpa + b->len && b->gpa < gpa + len;
+    return (gpa < b->gpa + first && b->gpa < gpa + len) ||
+           (gpa < b->gpa2 + (b->len - first) && b->gpa2 < gpa + len);
+}
+
+bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len)
+{
+    struct cc_page *page = cc_page(cc, gpa);
+    bool hit = false;
+
+    if (!page || page->blocks == CC_NONE)
+        return true;
+    for (uint32_t link = page->blocks; link != CC_NONE;) {
+        uint32_t next = cc->blocks[link >> 1].page_next[link & 1];
+        if (overlaps(&cc->blocks[link >> 1], gpa, len)) {
+            block_drop(cc, link >> 1);
+            hit = true;
+            next = page->blocks; /* both of its list entries are gone: start again */
+        }
+        link = next;
+    }
+    if (hit && page->writes < 0xffff)
+        page->writes++;
+    return page->blocks == CC_NONE;
+}
+
+void cc_invalidate_page(struct cc *cc, uint64_t gfn)
+{
+    struct cc_page *page = cc_page(cc, gfn << 12);
+
+    while (page && page->blocks != CC_NONE)
+        block_drop(cc, page->blocks >> 1);
+}

@@ -1,0 +1,146 @@
+/* region.c - executable memory, and the jump tables that lead into it.
+ *
+ * Owns every page that holds generated code: one memfd mapped twice, executable here, writable
+ * there, so no address is ever both. A writer holds one reservation:
+ *
+ *   reserve -> (emit) -> commit      the bytes stay
+ *                     -> abort       bytes forgotten, nothing was published
+ *
+ *   [permanent stubs | block | block | ...            free             ]
+ *   0                start                 used                        size
+ *
+ * A full region fails the reservation; the monitor then flushes everything and tries again: code
+ * is cheap to make again and a flush needs no bookkeeping.
+ *
+ * Jump tables are private copy-on-write views of one memfd whose entries all hold the miss stub:
+ * a new or cleared table costs one mmap, and memory only for the pages that get entries. */
+#include "codecache/cc.h"
+#include "runtime/rt.h"
+
+#include <errno.h>
+
+#define HASH_SIZE (1u << 16)
+
+static int map_views(struct cc *cc)
+{
+    cc->fd = rt_os_memfd("novt-code", cc->size);
+    if (cc->fd < 0)
+        return cc->fd;
+    cc->rw = rt_os_map_shared(cc->fd, 0, cc->size, RT_PROT_RW);
+    cc->rx = rt_os_map_shared(cc->fd, 0, cc->size, RT_PROT_RX);
+    return cc->rw && cc->rx ? 0 : -ENOMEM;
+}
+
+/* Sizes follow from what translations look like: 40 bytes of host code a row, 60 a site. */
+static int reserve_arenas(struct cc *cc, uint64_t max_gpa)
+{
+    cc->max_blocks = (uint32_t) (cc->size / 48);
+    cc->max_sites = (uint32_t) (cc->size / 32);
+    cc->max_maps = (uint32_t) (cc->size / 4);
+    cc->max_gfn = max_gpa >> 12;
+    cc->blocks = rt_os_reserve(cc->max_blocks * sizeof(*cc->blocks));
+    cc->sites = rt_os_reserve(cc->max_sites * sizeof(*cc->sites));
+    cc->maps = rt_os_reserve(cc->max_maps * sizeof(*cc->maps));
+    cc->hash = rt_os_reserve(HASH_SIZE * sizeof(*cc->hash));
+    cc->pages = rt_os_reserve(cc->max_gfn * sizeof(*cc->pages));
+    cc->code_2m = rt_os_reserve((cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    cc->nblocks = cc->nsites = 1;
+    return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m ? 0
+                                                                                       : -ENOMEM;
+}
+
+int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
+{
+    cc->size = size;
+    cc->fd = cc->table_fd = -1;
+    int rc = map_views(cc);
+    if (rc == 0)
+        rc = reserve_arenas(cc, max_gpa);
+    if (rc < 0)
+        cc_destroy(cc);
+    return rc;
+}
+
+void cc_destroy(struct cc *cc)
+{
+    rt_os_unmap(cc->rw, cc->size);
+    rt_os_unmap(cc->rx, cc->size);
+    rt_os_unmap(cc->blocks, cc->max_blocks * sizeof(*cc->blocks));
+    rt_os_unmap(cc->sites, cc->max_sites * sizeof(*cc->sites));
+    rt_os_unmap(cc->maps, cc->max_maps * sizeof(*cc->maps));
+    rt_os_unmap(cc->hash, HASH_SIZE * sizeof(*cc->hash));
+    rt_os_unmap(cc->pages, cc->max_gfn * sizeof(*cc->pages));
+    rt_os_unmap(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    rt_os_unmap(cc->miss_table, CC_TABLE_SIZE);
+    rt_os_close(cc->fd);
+    rt_os_close(cc->table_fd);
+    cc->fd = cc->table_fd = -1;
+}
+
+uint8_t *cc_reserve(struct cc *cc, size_t n)
+{
+    RT_ASSERT(!cc->reserved);
+    if (cc->size - cc->used < n)
+        return NULL;
+    cc->reserved = cc->rw + cc->used;
+    return cc->reserved;
+}
+
+uint8_t *cc_commit(struct cc *cc, size_t n)
+{
+    uint8_t *hpc = cc->rx + cc->used;
+
+    RT_ASSERT(cc->reserved && n <= cc->size - cc->used);
+    cc->used += (n + 15) & ~(size_t) 15;
+    if (cc->used > cc->size)
+        cc->used = cc->size;
+    cc->reserved = NULL;
+    return hpc;
+}
+
+void cc_abort(struct cc *cc)
+{
+    cc->reserved = NULL;
+}
+
+int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
+{
+    cc->start = cc->used;
+    cc->miss_stub = miss_stub;
+    cc->table_fd = rt_os_memfd("novt-jump-table", CC_TABLE_SIZE);
+    if (cc->table_fd < 0)
+        return cc->table_fd;
+    cc->miss_table = rt_os_map_shared(cc->table_fd, 0, CC_TABLE_SIZE, RT_PROT_RW);
+    if (!cc->miss_table)
+        return -ENOMEM;
+    for (unsigned i = 0; i < CC_TABLE_ENTRIES; i++)
+        cc->miss_table[i] = miss_stub;
+    return rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R);
+}
+
+void **cc_table_new(struct cc *cc)
+{
+    return rt_os_map_private(NULL, cc->table_fd, 0, CC_TABLE_SIZE);
+}
+
+void cc_table_clear(struct cc *cc, void **table)
+{
+    (void) cc;
+    /* Private pages go; what is read next is the memfd's again. */
+    rt_os_discard(table, CC_TABLE_SIZE);
+}
+
+void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
+{
+    void **entry = table + (pc & (CC_TABLE_ENTRIES - 1) & ~4095ull);
+
+    for (unsigned i = 0; i < 4096; i++) {
+        if (entry[i] != cc->miss_stub)
+            entry[i] = cc->miss_stub;
+    }
+}
+
+void cc_table_free(void **table)
+{
+    rt_os_unmap(table, CC_TABLE_SIZE);
+}

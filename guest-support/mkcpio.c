@@ -1,0 +1,116 @@
+/* mkcpio.c - writes an initramfs (a cpio archive of the "newc" kind) from a description.
+ *
+ * A tool of the build, run on the host. Device nodes need root to create but not to describe, so
+ * the archive is made from a list, not from a directory:
+ *
+ *     # comment
+ *     dir   NAME MODE
+ *     nod   NAME MODE c|b MAJOR MINOR
+ *     slink NAME TARGET
+ *     file  NAME MODE HOST-PATH
+ *
+ * Names have no leading slash and no spaces; modes are octal; everybody is root and every time is
+ * the epoch, so equal input gives equal bytes. The list is read from stdin, the archive goes to
+ * stdout. Exits 1 with a message that names the line on any error.
+ *
+ * Format: Documentation/driver-api/early-userspace/buffer-format.rst of Linux: a header of "070701"
+ * and 13 fields of 8 hexadecimal digits, the name, the data, each padded to 4 bytes. */
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+struct entry {
+    const char *name;
+    unsigned mode; /* type and permissions, as in struct stat */
+    unsigned major, minor;
+    const void *data;
+    size_t size; /* bytes of data */
+};
+
+static unsigned line_number;
+static unsigned next_inode = 1;
+
+__attribute__((noreturn, format(printf, 1, 2))) static void fail(const char *format, ...)
+{
+    va_list args;
+    va_start(args, format);
+    fprintf(stderr, "mkcpio: line %u: ", line_number);
+    vfprintf(stderr, format, args);
+    fputc('\n', stderr);
+    va_end(args);
+    exit(1);
+}
+
+static void put_padding(size_t written)
+{
+    static const char zeros[4];
+    fwrite(zeros, 1, -written & 3, stdout);
+}
+
+static void put_entry(const struct entry *e)
+{
+    size_t name_size = strlen(e->name) + 1;
+    int header = printf("070701%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X%08X", next_inode++,
+                        e->mode, 0, 0, S_ISDIR(e->mode) ? 2 : 1, 0, (unsigned)e->size, 0, 0,
+                        e->major, e->minor, (unsigned)name_size, 0);
+    fwrite(e->name, 1, name_size, stdout);
+    put_padding((size_t)header + name_size);
+    fwrite(e->data, 1, e->size, stdout);
+    put_padding(e->size);
+}
+
+static void put_file(const char *name, unsigned mode, const char *path)
+{
+    FILE *f = fopen(path, "rb");
+    if (!f)
+        fail("cannot open %s: %m", path);
+    struct stat st;
+    if (fstat(fileno(f), &st) != 0 || !S_ISREG(st.st_mode) || st.st_size > UINT32_MAX)
+        fail("%s is not a regular file below 4 GiB", path);
+    size_t size = (size_t)st.st_size;
+    char *data = malloc(size + 1);
+    if (!data || fread(data, 1, size, f) != size)
+        fail("cannot read %s", path);
+    fclose(f);
+    put_entry(&(struct entry){.name = name, .mode = S_IFREG | mode, .data = data, .size = size});
+    free(data);
+}
+
+static void put_line(const char *line)
+{
+    char kind[8], name[256], text[4096], type;
+    unsigned mode, major, minor;
+    if (sscanf(line, "%7s", kind) != 1 || kind[0] == '#')
+        return;
+    if (sscanf(line, "dir %255s %o", name, &mode) == 2)
+        put_entry(&(struct entry){.name = name, .mode = S_IFDIR | mode});
+    else if (sscanf(line, "nod %255s %o %c %u %u", name, &mode, &type, &major, &minor) == 5)
+        put_entry(&(struct entry){.name = name,
+                                  .mode = (type == 'b' ? S_IFBLK : S_IFCHR) | mode,
+                                  .major = major,
+                                  .minor = minor});
+    else if (sscanf(line, "slink %255s %4095s", name, text) == 2)
+        put_entry(&(struct entry){
+            .name = name, .mode = S_IFLNK | 0777, .data = text, .size = strlen(text)});
+    else if (sscanf(line, "file %255s %o %4095[^\n]", name, &mode, text) == 3)
+        put_file(name, mode, text);
+    else
+        fail("cannot understand: %s", line);
+}
+
+int main(void)
+{
+    char line[8192];
+    while (fgets(line, sizeof line, stdin)) {
+        line_number++;
+        put_line(line);
+    }
+    next_inode = 0;
+    put_entry(&(struct entry){.name = "TRAILER!!!"});
+    if (ferror(stdin) || fflush(stdout) != 0 || ferror(stdout))
+        fail("input or output failed");
+    return 0;
+}

@@ -1,0 +1,532 @@
+/* run.c - the loop around translated code.
+ *
+ *   attention (kick, interrupts, mode) -> rt_enter -> exit reason -> miss: find or translate a block
+ *        ^                                                         -> callout: mon_execute
+ *        |                                                         -> fault: deliver, or slow path
+ *        +---------------------------------------------------------+
+ *
+ * Code that is not flat 32-bit protected mode, single-steps, has breakpoints or checks alignment
+ * runs in the slow path, one instruction at a time.
+ *
+ * Vector state is in the registers while translated code and this loop run; whatever calls out of
+ * the engine (translation, the embedder, mon_step) parks it first.
+ *
+ * Kicks: a thread sets v->kicked and signals; the handler makes all ways out of the current block
+ * lead here: direct links are cut, the jump table is replaced by the one that always misses. No
+ * polling in translated code. */
+#include "monitor/cpu/vm.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
+#define UNUSABLE ((uint32_t *) 8)
+
+/* What the fault handler left to do. */
+enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP };
+
+/* ---- mode ---- */
+
+static bool seg_is_data4g(const struct novt_segment *seg)
+{
+    return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) &&
+           (seg->attr & 0xa) == 2 && !(seg->attr & 4) && seg->limit == 0xffffffffu;
+}
+
+static bool seg_is_flat(const struct novt_segment *seg)
+{
+    return seg_is_data4g(seg) && seg->base == 0;
+}
+
+static uint32_t seg_key(const struct mon_vcpu *v)
+{
+    uint32_t key = 0;
+
+    if (seg_is_flat(&v->seg[NOVT_DS]))
+        key |= TR_K_DS;
+    if (seg_is_flat(&v->seg[NOVT_ES]))
+        key |= TR_K_ES;
+    if (seg_is_flat(&v->seg[NOVT_SS]) && (v->seg[NOVT_SS].attr & MON_ATTR_DB))
+        key |= TR_K_SS;
+    return key;
+}
+
+static uint32_t feature_key(const struct mon_vcpu *v)
+{
+    uint32_t key = 0;
+
+    if ((v->cr0 & (MON_CR0_MP | MON_CR0_TS)) != (MON_CR0_MP | MON_CR0_TS))
+        key |= TR_K_WAIT;
+    if (v->cr0 & (MON_CR0_EM | MON_CR0_TS))
+        return key;
+    key |= TR_K_X87 | TR_K_MMX;
+    if (v->cr4 & MON_CR4_OSFXSR)
+        key |= TR_K_SSE;
+    if ((v->cr4 & MON_CR4_OSXSAVE) && (v->xcr0 & 6) == 6)
+        key |= TR_K_AVX;
+    if ((key & TR_K_AVX) && (v->xcr0 & 0xe0) == 0xe0)
+        key |= TR_K_AVX512;
+    return key;
+}
+
+static uint32_t mode_key(const struct mon_vcpu *v)
+{
+    unsigned cpl = v->cpu->cpl, iopl = (unsigned) (v->cpu->rflags >> 12) & 3;
+    uint32_t key = seg_key(v) | feature_key(v);
+
+    if (cpl == 3)
+        key |= TR_K_CPL3;
+    if (cpl <= iopl)
+        key |= TR_K_IOPL;
+    if (cpl == 0 || !(v->cr4 & MON_CR4_TSD))
+        key |= TR_K_TSC;
+    if (v->vm->config.flags & NOVT_F_STATS)
+        key |= TR_K_COUNT;
+    return key;
+}
+
+/* Whether the translator takes this mode: flat 32-bit protected mode, nothing to watch. */
+static bool translatable(const struct mon_vcpu *v)
+{
+    const struct novt_segment *cs = &v->seg[NOVT_CS];
+
+    return mon_protected(v) && !mon_v86(v) && !mon_long(v) && (cs->attr & MON_ATTR_DB) &&
+           cs->base == 0 && cs->limit == 0xffffffffu && !(v->cpu->rflags & RT_TF) &&
+           !(v->dr[7] & 0xff) && !(v->vm->config.flags & NOVT_F_INTERPRET) &&
+           !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
+}
+
+static void mode_update(struct mon_vcpu *v)
+{
+    v->mode_changed = v->space_changed = false;
+    v->slow = !translatable(v);
+    if (v->slow)
+        return;
+    v->key = mode_key(v);
+    mon_view_select(v, v->key);
+    v->table = v->cpu->jump_table;
+}
+
+void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
+{
+    const struct novt_segment *s = &v->seg[seg];
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->segbase[seg] = (uint32_t) s->base;
+    cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
+    if (seg == NOVT_FS || seg == NOVT_GS)
+        return;
+    if (seg == NOVT_CS || seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS)))
+        v->mode_changed = true;
+}
+
+/* rt_cpu has moved to another address (the thread's, or back). */
+static void rebind_segments(struct mon_vcpu *v)
+{
+    for (unsigned seg = 0; seg < 6; seg++)
+        mon_seg_changed(v, seg);
+}
+
+/* ---- logs ---- */
+
+bool mon_log_on(const struct mon_vcpu *v, unsigned category)
+{
+    return v->vm->config.log_mask & category;
+}
+
+void mon_log(struct mon_vcpu *v, unsigned category, const char *format, ...)
+{
+    char line[320];
+    va_list args;
+
+    if (!mon_log_on(v, category) || !v->vm->config.log)
+        return;
+    rt_fpu_park(v->cpu);
+    va_start(args, format);
+    vsnprintf(line, sizeof(line), format, args);
+    va_end(args);
+    v->vm->config.log(v->vm->config.log_opaque, line);
+}
+
+/* ---- flags in and out of translated code ---- */
+
+static void flags_split(struct rt_cpu *cpu)
+{
+    cpu->hflags = (cpu->rflags & RT_LIVE) | 0x202;
+    cpu->vif = cpu->rflags >> 9 & 1;
+    cpu->rflags = (cpu->rflags & ~(uint64_t) (RT_LIVE | RT_IF | RT_RF)) | 2;
+}
+
+static void flags_join(struct rt_cpu *cpu)
+{
+    cpu->rflags = (cpu->rflags & ~(uint64_t) (RT_LIVE | RT_IF)) | (cpu->hflags & RT_LIVE) |
+                  (uint64_t) cpu->vif << 9;
+}
+
+/* ---- blocks ---- */
+
+static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_t *bytes)
+{
+    char text[96];
+    struct tr_insn insn;
+
+    mon_log(v, NOVT_LOG_TRANSLATE, "block %08llx gpa %llx key %x: %u instructions, %u -> %u bytes",
+            (unsigned long long) b->pc, (unsigned long long) b->gpa, b->key, b->insns, b->len,
+            b->host_len);
+    for (unsigned at = 0; at < b->len && b->gpa2 == ~0ull; at += insn.len) {
+        if (tr_decode(bytes + at, b->len - at, TR_MODE_32, &insn) != TR_DECODE_OK)
+            break;
+        tr_format(&insn, b->pc + at, text, sizeof(text));
+        mon_log(v, NOVT_LOG_TRANSLATE, "  %08llx  %s", (unsigned long long) b->pc + at, text);
+    }
+}
+
+static void code_flush(struct mon_vcpu *v)
+{
+    cc_flush(&v->vm->cc);
+    mon_view_drop_code(v->vm);
+    mon_count(v, MON_STAT_code_flushes);
+}
+
+/* The second page of a crossing first instruction; MON_FAULT when it cannot be fetched. */
+static enum mon_rc second_page(struct mon_vcpu *v, struct tr_request *request)
+{
+    struct mon_walk walk;
+    uint64_t gla = (uint32_t) ((request->pc | 4095) + 1);
+
+    if (mon_walk(v, gla, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
+        return MON_FAULT;
+    request->gpa2 = walk.gpa;
+    request->bytes2 = mon_vm_ram(v, walk.gpa, NULL);
+    if (request->bytes2)
+        mon_view_protect_code(v->vm, walk.gpa);
+    return MON_OK;
+}
+
+/* NULL with MON_OK: the code is not in RAM, the slow path has to do. */
+static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk,
+                                   struct cc_block **block)
+{
+    struct mon_vm *vm = v->vm;
+    uint64_t started = rt_os_now_ns();
+    enum tr_result result;
+    struct tr_request request = {
+        .cc = &vm->cc,
+        .stubs = &vm->stubs,
+        .pc = v->cpu->rip,
+        .gpa = walk->gpa,
+        .key = v->key,
+        .max_insns = 64,
+        .bytes = mon_vm_ram(v, walk->gpa, NULL),
+    };
+
+    *block = NULL;
+    if (!request.bytes || walk->gpa >= MON_MAX_GPA)
+        return MON_OK;
+    mon_view_protect_code(vm, walk->gpa);
+    while ((result = tr_translate(&request, block)) != TR_DONE) {
+        if (result == TR_FULL) {
+            code_flush(v);
+        } else {
+            if (second_page(v, &request) != MON_OK)
+                return MON_FAULT;
+            if (!request.bytes2)
+                return MON_OK;
+        }
+    }
+    vm->stat[MON_STAT_blocks_translated]++;
+    vm->stat[MON_STAT_instructions_translated] += (*block)->insns;
+    vm->stat[MON_STAT_translation_time] += rt_os_now_ns() - started;
+    if (mon_log_on(v, NOVT_LOG_TRANSLATE))
+        log_block(v, *block, request.bytes);
+    return MON_OK;
+}
+
+/* A block whose single instruction crosses a page is right only for that second page. */
+static bool second_page_matches(struct mon_vcpu *v, const struct cc_block *b)
+{
+    struct mon_walk walk;
+    uint64_t gla = (uint32_t) ((b->pc | 4095) + 1);
+
+    return b->gpa2 == ~0ull ||
+           (mon_walk(v, gla, MON_FETCH, v->cpu->cpl, &walk) == MON_OK && walk.gpa == b->gpa2);
+}
+
+static enum mon_rc slow_step(struct mon_vcpu *v);
+
+/* Finds or makes the block at rip and enters it into the jump table. */
+static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
+{
+    struct cc *cc = &v->vm->cc;
+    struct mon_walk walk;
+    struct cc_block *b;
+
+    if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
+        return MON_FAULT;
+    b = cc_lookup(cc, v->cpu->rip, walk.gpa, v->key);
+    if (b && !second_page_matches(v, b)) {
+        cc_invalidate_page(cc, b->gpa2 >> 12);
+        b = NULL;
+    }
+    if (!b) {
+        rt_fpu_park(v->cpu);
+        uint64_t flushes = cc->flushes;
+        enum mon_rc rc = block_translate(v, &walk, &b);
+        if (rc != MON_OK)
+            return rc;
+        if (!b)
+            return slow_step(v);
+        if (flushes != cc->flushes)
+            site = NULL;
+    }
+    mon_view_enter_block(v, b, &walk);
+    if (site && b->gpa2 == ~0ull && !(v->vm->config.flags & NOVT_F_NO_CHAIN)) {
+        const struct cc_block *from = &cc->blocks[site->block];
+        if (from->valid && from->gpa >> 12 == b->gpa >> 12 && site->target_pc == b->pc)
+            cc_link(cc, site, b);
+    }
+    return MON_OK;
+}
+
+/* ---- the slow path, with embedder exits in the middle of instructions ---- */
+
+static enum mon_rc finish(struct mon_vcpu *v, enum mon_rc rc)
+{
+    if (rc != MON_EXIT) {
+        v->replay.done = 0;
+        return rc;
+    }
+    if (v->run.exit_reason == NOVT_EXIT_IO || v->run.exit_reason == NOVT_EXIT_MMIO)
+        v->resume = true;
+    return rc;
+}
+
+static enum mon_rc slow_step(struct mon_vcpu *v)
+{
+    mon_count(v, MON_STAT_instructions_slow_path);
+    rt_fpu_park(v->cpu);
+    v->replay.cursor = 0;
+    return finish(v, mon_step(v));
+}
+
+static enum mon_rc callout(struct mon_vcpu *v, const struct tr_insn *insn)
+{
+    if (!insn)
+        return slow_step(v);
+    v->callouts[insn->op]++;
+    v->shadow = false;
+    v->replay.cursor = 0;
+    return finish(v, mon_execute(v, insn));
+}
+
+/* The embedder has answered the last IO or MMIO exit. */
+static void take_answer(struct mon_vcpu *v)
+{
+    struct novt_run *run = &v->run;
+    uint64_t data = 0;
+
+    if (run->exit_reason == NOVT_EXIT_IO)
+        data = run->io.data;
+    else
+        __builtin_memcpy(&data, run->mmio.data, 8);
+    RT_ASSERT(v->replay.done < MON_REPLAY_MAX);
+    v->replay.data[v->replay.done++] = data;
+}
+
+/* ---- faults and kicks (signal context) ---- */
+
+static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
+{
+    struct mon_vcpu *v = cpu->owner;
+    const struct rt_fault *fault = &cpu->fault;
+    uint64_t gla = fault->addr - (uint64_t) cpu->window;
+
+    v->after_fault = AFTER_STEP;
+    if (fault->vector == MON_PF && gla < RT_WINDOW_SIZE) {
+        switch (mon_view_fill(v, gla, fault->write)) {
+        case MON_FILL_DONE:
+            return RT_FAULT_RETRY;
+        case MON_FILL_EXCEPTION:
+            v->after_fault = AFTER_EXCEPTION;
+            break;
+        case MON_FILL_STEP:
+            break;
+        }
+    } else {
+        mon_count(v, MON_STAT_fault_other);
+    }
+    RT_ASSERT(cc_recover(&v->vm->cc, cpu, context));
+    return RT_FAULT_LEAVE;
+}
+
+/* At a repeated string instruction the guest's state is whole: no need to wait for its end. */
+static bool at_repeated_string(const uint8_t *hpc)
+{
+    if (*hpc == 0x66)
+        hpc++;
+    return (hpc[0] == 0xf2 || hpc[0] == 0xf3) && hpc[1] >= 0xa4 && hpc[1] <= 0xaf;
+}
+
+static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *context)
+{
+    struct mon_vcpu *v = cpu->owner;
+    struct cc *cc = &v->vm->cc;
+    const uint8_t *hpc;
+    struct cc_block *b;
+
+    cpu->jump_table = cc->miss_table;
+    if (!context)
+        return RT_FAULT_RETRY;
+    hpc = (const uint8_t *) context->rip;
+    b = cc_find(cc, hpc);
+    if (b && at_repeated_string(hpc) && cc_recover(cc, cpu, context)) {
+        v->after_fault = AFTER_NOTHING;
+        return RT_FAULT_LEAVE;
+    }
+    if (b)
+        cc_unlink_exits(cc, b);
+    context->gpr[14] = (uint64_t) cc->miss_table;
+    return RT_FAULT_RETRY;
+}
+
+int mon_run_hooks(void)
+{
+    static const struct rt_hooks hooks = {.fault = on_fault, .kick = on_kick};
+    return rt_fault_install(&hooks, NOVT_KICK_SIGNAL);
+}
+
+uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc)
+{
+    enum cc_recipe recipe;
+    const uint8_t *hpc = (const uint8_t *) host_pc;
+    const struct cc_block *b = cc_find(&v->vm->cc, hpc);
+    return b ? cc_guest_pc(&v->vm->cc, b, hpc, &recipe) : 0;
+}
+
+/* ---- events ---- */
+
+static bool interruptible(const struct mon_vcpu *v)
+{
+    return (v->cpu->rflags & RT_IF) && !v->shadow;
+}
+
+static int leave(struct mon_vcpu *v, enum novt_exit reason)
+{
+    v->run.exit_reason = reason;
+    return MON_EXIT;
+}
+
+/* Before each entry: what must happen first. MON_EXIT: back to the embedder. */
+static enum mon_rc attention(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    if (__atomic_load_n(&v->kicked, __ATOMIC_ACQUIRE) || v->run.immediate_exit) {
+        if (v->vm->nwritten)
+            mon_vm_take_written(v->vm);
+        __atomic_store_n(&v->kicked, false, __ATOMIC_RELEASE);
+        mon_count(v, MON_STAT_kicks);
+        return leave(v, NOVT_EXIT_KICKED);
+    }
+    if (v->nmi_pending && !v->nmi_blocked && !v->shadow) {
+        v->nmi_pending = v->halted = false;
+        v->nmi_blocked = true;
+        return mon_interrupt_deliver(v, MON_NMI);
+    }
+    if (v->injected && interruptible(v)) {
+        v->injected = v->halted = false;
+        mon_count(v, MON_STAT_interrupts);
+        return mon_interrupt_deliver(v, v->injected_vector);
+    }
+    if (v->run.request_interrupt_window && !v->injected && interruptible(v))
+        return leave(v, NOVT_EXIT_IRQ_WINDOW);
+    if (v->halted)
+        return leave(v, NOVT_EXIT_HLT);
+    cpu->irq_pending = v->injected || v->run.request_interrupt_window;
+    return MON_OK;
+}
+
+static bool shadow_matters(const struct mon_vcpu *v)
+{
+    return v->shadow && (v->injected || v->run.request_interrupt_window || v->nmi_pending);
+}
+
+/* ---- the loop ---- */
+
+static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    switch (reason) {
+    case RT_EXIT_INDIRECT:
+        mon_count(v, MON_STAT_exits_missed);
+        return v->kicked ? MON_OK : block_resolve(v, NULL);
+    case RT_EXIT_DIRECT:
+        mon_count(v, MON_STAT_exits_direct);
+        return v->kicked ? MON_OK : block_resolve(v, &v->vm->cc.sites[cpu->exit_arg]);
+    case RT_EXIT_CALLOUT:
+        mon_count(v, MON_STAT_exits_callout);
+        return callout(v, (const struct tr_insn *) cpu->exit_arg);
+    case RT_EXIT_PENDING:
+        mon_count(v, MON_STAT_exits_pending);
+        v->shadow = cpu->exit_arg;
+        return MON_OK;
+    case RT_EXIT_FAULT:
+        mon_count(v, MON_STAT_exits_fault);
+        if (v->after_fault == AFTER_STEP)
+            return slow_step(v);
+        return v->after_fault == AFTER_EXCEPTION ? MON_FAULT : MON_OK;
+    default:
+        RT_ASSERT(!"an exit reason without a case");
+    }
+}
+
+static enum mon_rc run_translated(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+    enum rt_exit reason;
+
+    rt_fpu_load(cpu);
+    rt_gs_window(cpu);
+    v->shadow = false;
+    cpu->jump_table = v->table;
+    flags_split(cpu);
+    __atomic_store_n(&cpu->in_cache, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&v->kicked, __ATOMIC_SEQ_CST)) {
+        cpu->in_cache = 0;
+        flags_join(cpu);
+        return MON_OK;
+    }
+    reason = rt_enter(cpu);
+    flags_join(cpu);
+    return handle_exit(v, reason);
+}
+
+int mon_run(struct mon_vcpu *v)
+{
+    enum mon_rc rc = MON_OK;
+
+    rebind_segments(v);
+    v->mode_changed = true;
+    if (v->resume) {
+        v->resume = false;
+        take_answer(v);
+        rc = slow_step(v);
+    }
+    while (rc != MON_EXIT) {
+        if (rc == MON_FAULT) {
+            mon_count(v, MON_STAT_exceptions);
+            rc = mon_exception_deliver(v);
+            continue;
+        }
+        rc = attention(v);
+        if (rc != MON_OK)
+            continue;
+        if (v->mode_changed)
+            mode_update(v);
+        rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
+    }
+    rt_fpu_park(v->cpu);
+    return NOVT_OK;
+}

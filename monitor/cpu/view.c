@@ -1,0 +1,981 @@
+/* view.c - views: the guest's address spaces as windows of host memory.
+ *
+ * A view belongs to a page-table root and a privilege class. Its window (4 GiB of host addresses)
+ * holds the guest's pages at window + linear address, mapped on demand by walking the guest's page
+ * tables in the fault handler; the host's MMU does the rest. A view behaves like a TLB:
+ *
+ *   not present -> present   nothing to do: the next access faults and fills
+ *   CR3, CR4, INVLPG         revalidate: compare the entries that mappings were made from with the
+ *                            guest's tables now, unmap what differs
+ *
+ *   view -> slot (4 MiB, or 2 MiB with PAE) -> leaf: a copy of the page table, a flag byte a page
+ *                                           -> or a large page, mapped as a run
+ *
+ * A page is writable in a view only if its dirty bit is set and it holds no translated code
+ * (cc_page.code): then a store faults, and the slow path does it and drops the blocks.
+ *
+ * Jump tables belong to address spaces, because a pc means a block only there. User views have
+ * their own; supervisor views share one per vCPU: entries from global pages stay over CR3 writes,
+ * others are listed and dropped.
+ *
+ * Supervisor windows are few and recycled by revalidation, so that the kernel's half stays mapped
+ * when processes come and go.
+ *
+ * Context: the vCPU's thread; mon_view_fill() in the fault handler, translated code interrupted. */
+#include "monitor/cpu/vm.h"
+
+#include <string.h>
+
+#define MAX_SLOTS   2048
+#define MAX_VIEWS   40
+#define MAX_SUPER   6
+#define MAX_LOCAL   1024 /* supervisor jump-table entries from pages that are not global */
+#define RUN_MAX     512  /* pages mapped by one small fill */
+#define NO_ROOT     (~0ull)
+#define NO_TABLE    (~0xfffull) /* an address outside RAM: reads as all ones, equals no entry */
+
+enum view_class { VIEW_USER, VIEW_SUPER, VIEW_SMAP /* supervisor, user pages out of reach */ };
+
+enum page_flag {
+    PF_MAPPED = 1,
+    PF_WRITE = 2,
+    PF_EXEC = 4, /* the jump table has entries from this page */
+};
+
+struct leaf {
+    uint64_t table_gpa; /* the guest's page table; NO_ROOT: made from a large page */
+    bool all_global;
+    union {
+        uint64_t pte64[512];
+        uint32_t pte32[1024];
+        uint64_t raw[512];
+        struct leaf *next_free;
+    };
+    uint8_t flags[1024];
+};
+
+struct view {
+    bool used;
+    uint8_t cls;
+    uint8_t shift;       /* of a slot: 21 or 22 */
+    uint64_t root, stamp;
+    uint8_t *window;
+    void **table;
+    uint32_t table_key;
+    uint32_t maps;       /* host mappings, an upper bound */
+    uint16_t nused;
+    uint16_t used_slot[MAX_SLOTS];
+    uint8_t slot_used[MAX_SLOTS];
+    uint8_t slot_large[MAX_SLOTS];  /* 0, or 1 + writable: mapped as a run */
+    uint64_t slot_gpa[MAX_SLOTS];   /* of a large page */
+    uint64_t pde_gpa[MAX_SLOTS];    /* where the directory entry is; NO_ROOT: paging is off */
+    uint64_t pde[MAX_SLOTS];        /* the entry that mappings were made from */
+    struct leaf *leaf[MAX_SLOTS];
+};
+
+struct mon_view_set {
+    struct view view[MAX_VIEWS];
+    struct view *current;
+    void **super_table;
+    uint32_t super_key;
+    uint32_t local_count;
+    uint64_t local[MAX_LOCAL];
+    uint64_t super_exec[(1u << 20) / 64]; /* linear pages with entries in super_table */
+    uint64_t config;                      /* paging control bits that mappings depend on */
+    uint64_t clock;
+    uint32_t maps;
+    struct leaf *free_leaf;
+};
+
+static uint64_t paging_config(const struct mon_vcpu *v)
+{
+    return (v->cr0 & (MON_CR0_PG | MON_CR0_WP)) | (uint64_t)(v->cr4 & (MON_CR4_PAE | MON_CR4_PSE |
+           MON_CR4_SMAP)) << 32 | (v->efer & MON_EFER_NXE) << 20;
+}
+
+static bool uses_pae(const struct mon_vcpu *v)
+{
+    return !(v->cr0 & MON_CR0_PG) || (v->cr4 & MON_CR4_PAE);
+}
+
+static uint64_t root_of(const struct mon_vcpu *v)
+{
+    if (!(v->cr0 & MON_CR0_PG))
+        return 0;
+    return v->cr3 & (v->cr4 & MON_CR4_PAE ? 0xffffffe0u : 0xfffff000u);
+}
+
+static enum view_class class_of(const struct mon_vcpu *v)
+{
+    if (v->cpu->cpl == 3)
+        return VIEW_USER;
+    return (v->cr4 & MON_CR4_SMAP) && !(v->cpu->rflags & RT_AC) ? VIEW_SMAP : VIEW_SUPER;
+}
+
+/* ---- leaves ---- */
+
+static struct leaf *leaf_new(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
+    struct leaf *leaf = set->free_leaf;
+
+    if (!leaf) { /* a batch at a time, from memory that is never given back before the VM ends */
+        size_t batch = 64;
+        leaf = rt_os_reserve(batch * sizeof(*leaf));
+        if (!leaf)
+            return NULL;
+        for (size_t i = 0; i < batch; i++) {
+            leaf[i].next_free = set->free_leaf;
+            set->free_leaf = &leaf[i];
+        }
+        leaf = set->free_leaf;
+    }
+    set->free_leaf = leaf->next_free;
+    for (unsigned i = 0; i < sizeof(leaf->flags) / 8; i++)
+        ((uint64_t *) (void *) leaf->flags)[i] = 0;
+    leaf->all_global = true;
+    return leaf;
+}
+
+static void leaf_free(struct mon_view_set *set, struct leaf *leaf)
+{
+    leaf->next_free = set->free_leaf;
+    set->free_leaf = leaf;
+}
+
+static uint64_t leaf_pte(const struct view *view, const struct leaf *leaf, unsigned i)
+{
+    return view->shift == 21 ? leaf->pte64[i] : leaf->pte32[i];
+}
+
+static uint64_t pte_frame(const struct view *view, uint64_t pte)
+{
+    return view->shift == 21 ? pte & 0x000ffffffffff000ull : pte & 0xfffff000u;
+}
+
+static uint64_t read_entry(const struct mon_vcpu *v, const struct view *view, uint64_t gpa)
+{
+    const uint8_t *p = mon_vm_ram(v, gpa, NULL);
+
+    if (!p)
+        return ~0ull;
+    return view->shift == 21 ? *(const uint64_t *) (const void *) p
+                             : *(const uint32_t *) (const void *) p;
+}
+
+static unsigned slot_pages(const struct view *view)
+{
+    return 1u << (view->shift - 12);
+}
+
+/* ---- unmapping ---- */
+
+static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla)
+{
+    if (view->cls == VIEW_USER && view->table)
+        cc_table_clear_page(&v->vm->cc, view->table, gla);
+}
+
+static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
+{
+    struct leaf *leaf = view->leaf[gla >> view->shift];
+    unsigned first = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
+    bool mapped = false;
+
+    for (unsigned i = first; i < first + pages; i++) {
+        uint8_t flags = leaf->flags[i];
+        if (flags & PF_EXEC)
+            clear_code_page(v, view, gla + ((uint64_t) (i - first) << 12));
+        if (flags & PF_WRITE) {
+            struct cc_page *page = cc_page(&v->vm->cc, pte_frame(view, leaf_pte(view, leaf, i)));
+            if (page && page->maps && page->maps != 0xff)
+                page->maps--;
+        }
+        mapped |= flags & PF_MAPPED;
+        leaf->flags[i] = 0;
+    }
+    if (!mapped)
+        return;
+    rt_os_unmap(view->window + gla, (size_t) pages << 12);
+    mon_count(v, MON_STAT_window_dropped);
+}
+
+static void drop_slot(struct mon_vcpu *v, struct view *view, unsigned slot)
+{
+    uint64_t gla = (uint64_t) slot << view->shift;
+
+    if (view->leaf[slot]) {
+        unmap_pages(v, view, gla, slot_pages(view));
+        leaf_free(v->views, view->leaf[slot]);
+    }
+    if (view->slot_large[slot]) {
+        rt_os_unmap(view->window + gla, 1ull << view->shift);
+        if (view->cls == VIEW_USER && view->table) /* code may have been entered anywhere in it */
+            cc_table_clear(&v->vm->cc, view->table);
+    }
+    view->leaf[slot] = NULL;
+    view->slot_large[slot] = 0;
+    view->slot_used[slot] = 0;
+    view->pde[slot] = 0;
+}
+
+static void compact_used(struct view *view)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < view->nused; i++) {
+        if (view->slot_used[view->used_slot[i]])
+            view->used_slot[n++] = view->used_slot[i];
+    }
+    view->nused = (uint16_t) n;
+}
+
+/* Everything out of a view: one munmap. */
+static void empty_view(struct mon_vcpu *v, struct view *view)
+{
+    for (unsigned i = 0; i < view->nused; i++) {
+        unsigned slot = view->used_slot[i];
+        struct leaf *leaf = view->leaf[slot];
+        if (leaf) {
+            for (unsigned j = 0; j < slot_pages(view); j++) {
+                struct cc_page *page =
+                    leaf->flags[j] & PF_WRITE
+                        ? cc_page(&v->vm->cc, pte_frame(view, leaf_pte(view, leaf, j)))
+                        : NULL;
+                if (page && page->maps && page->maps != 0xff)
+                    page->maps--;
+            }
+            leaf_free(v->views, leaf);
+        }
+        view->leaf[slot] = NULL;
+        view->slot_large[slot] = 0;
+        view->slot_used[slot] = 0;
+    }
+    view->nused = 0;
+    v->views->maps -= view->maps;
+    view->maps = 0;
+    rt_os_unmap(view->window, RT_WINDOW_SIZE);
+    if (view->cls == VIEW_USER && view->table)
+        cc_table_clear(&v->vm->cc, view->table);
+}
+
+/* ---- revalidation ---- */
+
+static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot)
+{
+    struct leaf *leaf = view->leaf[slot];
+    const uint8_t *ram = mon_vm_ram(v, leaf->table_gpa, NULL);
+    const uint64_t *now = (const uint64_t *) (const void *) ram;
+    uint64_t gla = (uint64_t) slot << view->shift;
+    unsigned per_word = view->shift == 21 ? 1 : 2;
+    unsigned run = 0, run_start = 0;
+
+    if (!ram) {
+        drop_slot(v, view, slot);
+        return;
+    }
+    for (unsigned w = 0; w < 512; w++) {
+        if (leaf->raw[w] == now[w])
+            continue;
+        for (unsigned k = 0; k < per_word; k++) {
+            unsigned i = w * per_word + k;
+            uint64_t was = leaf_pte(view, leaf, i);
+            uint64_t is = per_word == 1 ? now[w] : (uint32_t) (now[w] >> (32 * k));
+            if (was == is || !leaf->flags[i])
+                continue;
+            if (run && run_start + run == i) {
+                run++;
+                continue;
+            }
+            if (run)
+                unmap_pages(v, view, gla + ((uint64_t) run_start << 12), run);
+            run_start = i;
+            run = 1;
+        }
+    }
+    if (run)
+        unmap_pages(v, view, gla + ((uint64_t) run_start << 12), run);
+    for (unsigned w = 0; w < 512; w++)
+        leaf->raw[w] = now[w];
+}
+
+/* Compares what mappings were made from with the guest's tables now. Without global, leaves that
+ * hold only global pages are left: their TLB entries survive a CR3 write. */
+static void revalidate(struct mon_vcpu *v, struct view *view, bool global)
+{
+    bool dropped = false;
+
+    mon_count(v, MON_STAT_window_revalidations);
+    for (unsigned i = 0; i < view->nused; i++) {
+        unsigned slot = view->used_slot[i];
+        if (view->pde_gpa[slot] == NO_ROOT)
+            continue;
+        if (read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
+            drop_slot(v, view, slot);
+            dropped = true;
+        } else if (view->leaf[slot] && view->leaf[slot]->table_gpa != NO_ROOT &&
+                   (global || !view->leaf[slot]->all_global)) {
+            revalidate_leaf(v, view, slot);
+            dropped |= !view->leaf[slot];
+        }
+    }
+    if (dropped)
+        compact_used(view);
+}
+
+/* Under a new root the directory entries are elsewhere: look there. */
+static void rebase(struct mon_vcpu *v, struct view *view)
+{
+    for (unsigned i = 0; i < view->nused; i++) {
+        unsigned slot = view->used_slot[i];
+        if (view->pde_gpa[slot] == NO_ROOT)
+            continue;
+        if (view->shift == 22)
+            view->pde_gpa[slot] = view->root + slot * 4u;
+        else if (v->pdpte[slot >> 9] & 1)
+            view->pde_gpa[slot] = (v->pdpte[slot >> 9] & 0x000ffffffffff000ull) + (slot & 511) * 8u;
+        else
+            view->pde_gpa[slot] = NO_TABLE;
+    }
+}
+
+/* ---- finding and making views ---- */
+
+static struct view *oldest(struct mon_view_set *set, bool super)
+{
+    struct view *best = NULL;
+    unsigned supers = 0;
+
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        struct view *view = &set->view[i];
+        if (!view->used)
+            continue;
+        supers += view->cls != VIEW_USER;
+        if (view != set->current && (view->cls != VIEW_USER) == super &&
+            (!best || view->stamp < best->stamp))
+            best = view;
+    }
+    return super && supers < MAX_SUPER ? NULL : best;
+}
+
+static struct view *unused_view(struct mon_view_set *set)
+{
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        if (!set->view[i].used)
+            return &set->view[i];
+    }
+    return NULL;
+}
+
+static bool create_view(struct mon_vcpu *v, struct view *view)
+{
+    view->window = rt_window_claim();
+    if (view->window)
+        view->table = cc_table_new(&v->vm->cc);
+    view->used = view->window && view->table;
+    return view->used;
+}
+
+static struct view *view_for(struct mon_vcpu *v, uint64_t root, enum view_class cls)
+{
+    struct mon_view_set *set = v->views;
+    struct view *view;
+
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        view = &set->view[i];
+        if (view->used && view->root == root && view->cls == cls)
+            return view;
+    }
+    view = oldest(set, cls != VIEW_USER);
+    struct view *fresh = unused_view(set);
+    bool recycled = !fresh || (cls != VIEW_USER && view);
+    if (!recycled) {
+        view = fresh;
+        RT_ASSERT(create_view(v, view));
+    }
+    if (!view) /* every other view is of the other kind: take any but the current one */
+        view = &set->view[set->current == &set->view[0] ? 1 : 0];
+    if (recycled && (view->cls != cls || cls == VIEW_USER))
+        empty_view(v, view);
+    view->root = root;
+    view->cls = (uint8_t) cls;
+    view->shift = uses_pae(v) ? 21 : 22;
+    if (recycled) {
+        mon_count(v, MON_STAT_views_recycled);
+        rebase(v, view);
+        revalidate(v, view, true);
+    }
+    return view;
+}
+
+int mon_views_create(struct mon_vcpu *v)
+{
+    v->views = rt_os_reserve(sizeof(*v->views));
+    if (!v->views)
+        return NOVT_E_NOMEM;
+    v->views->super_table = cc_table_new(&v->vm->cc);
+    v->views->config = paging_config(v);
+    return v->views->super_table ? NOVT_OK : NOVT_E_NOMEM;
+}
+
+void mon_views_destroy(struct mon_vcpu *v)
+{
+    if (!v->views)
+        return;
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        if (!v->views->view[i].used)
+            continue;
+        rt_window_release(v->views->view[i].window);
+        cc_table_free(v->views->view[i].table);
+    }
+    cc_table_free(v->views->super_table);
+    rt_os_unmap(v->views, sizeof(*v->views));
+    v->views = NULL;
+}
+
+static void clear_super_table(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
+
+    cc_table_clear(&v->vm->cc, set->super_table);
+    set->local_count = 0;
+    for (unsigned i = 0; i < sizeof(set->super_exec) / 8; i++)
+        set->super_exec[i] = 0;
+}
+
+static void clear_super_local(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
+
+    if (set->local_count > MAX_LOCAL) {
+        clear_super_table(v);
+        return;
+    }
+    for (uint32_t i = 0; i < set->local_count; i++)
+        set->super_table[set->local[i] & (CC_TABLE_ENTRIES - 1)] = v->vm->cc.miss_stub;
+    set->local_count = 0;
+}
+
+void mon_view_select(struct mon_vcpu *v, uint32_t key)
+{
+    struct mon_view_set *set = v->views;
+    struct view *view = view_for(v, root_of(v), class_of(v));
+
+    view->stamp = ++set->clock;
+    set->current = view;
+    v->cpu->window = view->window;
+    if (view->cls == VIEW_USER) {
+        if (view->table_key != key)
+            cc_table_clear(&v->vm->cc, view->table);
+        view->table_key = key;
+        v->cpu->jump_table = view->table;
+        return;
+    }
+    if (set->super_key != key)
+        clear_super_table(v);
+    set->super_key = key;
+    v->cpu->jump_table = set->super_table;
+}
+
+void mon_view_flush(struct mon_vcpu *v, bool global)
+{
+    struct mon_view_set *set = v->views;
+
+    if (!set)
+        return;
+    v->mode_changed = true;
+    if (set->config != paging_config(v)) {
+        set->config = paging_config(v);
+        for (unsigned i = 0; i < MAX_VIEWS; i++) {
+            if (set->view[i].used) {
+                empty_view(v, &set->view[i]);
+                set->view[i].root = NO_ROOT;
+            }
+        }
+        set->current = NULL;
+        clear_super_table(v);
+        return;
+    }
+    if (global)
+        clear_super_table(v);
+    else
+        clear_super_local(v);
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        struct view *view = &set->view[i];
+        if (!view->used || view->root != root_of(v))
+            continue;
+        rebase(v, view);
+        revalidate(v, view, global);
+    }
+}
+
+void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
+{
+    struct mon_view_set *set = v->views;
+    uint64_t lpn = (gla & 0xffffffffu) >> 12;
+
+    if (set->super_exec[lpn / 64] >> (lpn % 64) & 1)
+        cc_table_clear_page(&v->vm->cc, set->super_table, gla & ~4095ull);
+    for (unsigned i = 0; i < MAX_VIEWS; i++) {
+        struct view *view = &set->view[i];
+        unsigned slot = (unsigned) ((gla & 0xffffffffu) >> view->shift);
+        if (!view->used || view->root != root_of(v) || !view->slot_used[slot])
+            continue;
+        struct leaf *leaf = view->leaf[slot];
+        unsigned page = (unsigned) lpn & (slot_pages(view) - 1);
+        if (view->pde_gpa[slot] == NO_ROOT)
+            continue;
+        if (read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
+            drop_slot(v, view, slot);
+            compact_used(view);
+        } else if (leaf && leaf->table_gpa != NO_ROOT && leaf->flags[page] &&
+                   read_entry(v, view, leaf->table_gpa + page * (view->shift == 21 ? 8u : 4u)) !=
+                       leaf_pte(view, leaf, page)) {
+            unmap_pages(v, view, lpn << 12, 1);
+        }
+    }
+}
+
+/* ---- filling ---- */
+
+static const struct mon_slot *ram_slot(const struct mon_vm *vm, uint64_t gpa)
+{
+    for (unsigned i = 0; i < MON_MAX_SLOTS; i++) {
+        const struct mon_slot *slot = &vm->slot[i];
+        if (slot->used && gpa - slot->gpa < slot->size)
+            return slot;
+    }
+    return NULL;
+}
+
+static bool page_has_code(const struct mon_vm *vm, uint64_t gpa)
+{
+    const struct cc_page *page = cc_page(&vm->cc, gpa);
+    return page && page->code;
+}
+
+/* Makes room when the windows use more host mappings than the budget allows. */
+static void keep_budget(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
+
+    while (set->maps + 600 > v->vm->map_budget) {
+        struct view *victim = NULL;
+        for (unsigned i = 0; i < MAX_VIEWS; i++) {
+            struct view *view = &set->view[i];
+            if (view->used && view->maps && view != set->current &&
+                (!victim || view->stamp < victim->stamp))
+                victim = view;
+        }
+        if (!victim)
+            victim = set->current;
+        if (!victim->maps)
+            return;
+        empty_view(v, victim);
+    }
+}
+
+static bool map_run(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_t gpa,
+                    uint64_t bytes, bool writable)
+{
+    const struct mon_slot *ram = ram_slot(v->vm, gpa);
+    uint64_t offset = gpa - ram->gpa;
+
+    if (rt_os_map_at(view->window + gla, bytes, writable ? RT_PROT_RW : RT_PROT_R, ram->fd,
+                     ram->offset + offset, bytes <= 16 * 4096) < 0)
+        return false;
+    view->maps += 2;
+    v->views->maps += 2;
+    mon_count(v, MON_STAT_window_mappings);
+    v->vm->stat[MON_STAT_window_pages] += bytes >> 12;
+    return true;
+}
+
+static void use_slot(struct view *view, unsigned slot)
+{
+    if (view->slot_used[slot])
+        return;
+    view->slot_used[slot] = 1;
+    view->used_slot[view->nused++] = (uint16_t) slot;
+}
+
+/* Protects the pages with code inside a large run that is mapped writable. */
+static void protect_code_in(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_t gpa,
+                            uint64_t bytes)
+{
+    struct cc *cc = &v->vm->cc;
+
+    for (uint64_t at = 0; at < bytes; at += 4096) {
+        uint64_t page = gpa + at;
+        if (!(page & 0x1fffff) && (page >> 12) < cc->max_gfn && !cc->code_2m[page >> 21]) {
+            at += 0x1ff000;
+            continue;
+        }
+        if (!page_has_code(v->vm, page))
+            continue;
+        rt_os_protect(view->window + gla + at, 4096, RT_PROT_R);
+        view->maps += 2;
+        v->views->maps += 2;
+    }
+}
+
+static bool walk_writable(const struct mon_vcpu *v, const struct mon_walk *walk)
+{
+    bool allowed = walk->writable || (v->cpu->cpl != 3 && !(v->cr0 & MON_CR0_WP));
+    return allowed && walk->dirty;
+}
+
+/* A large page is mapped whole if it lies in one RAM slot, with its like neighbours. */
+static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uint64_t entry,
+                       uint64_t entry_gpa, uint64_t gpa, bool writable)
+{
+    uint64_t size = 1ull << view->shift, bytes = size;
+    uint64_t gla = (uint64_t) slot << view->shift;
+    const struct mon_slot *ram = ram_slot(v->vm, gpa);
+
+    if (!ram || ram->readonly || gpa - ram->gpa + size > ram->size)
+        return false;
+    if (view->slot_used[slot])
+        drop_slot(v, view, slot);
+    compact_used(view);
+    for (unsigned next = slot;; next++) {
+        uint64_t at = (uint64_t) (next - slot) << view->shift;
+        if (next != slot) {
+            uint64_t expect = entry + at;
+            if (next >= 1u << (32 - view->shift) || view->slot_used[next] ||
+                gpa - ram->gpa + at + size > ram->size)
+                break;
+            if (entry_gpa != NO_ROOT) {
+                if (view->shift == 21 && !(next & 511))
+                    break; /* another directory */
+                if (read_entry(v, view, entry_gpa + (next - slot) * (view->shift == 21 ? 8u : 4u)) !=
+                    expect)
+                    break;
+            }
+        }
+        use_slot(view, next);
+        view->pde_gpa[next] =
+            entry_gpa == NO_ROOT ? NO_ROOT
+                                 : entry_gpa + (next - slot) * (view->shift == 21 ? 8u : 4u);
+        view->pde[next] = entry_gpa == NO_ROOT ? 0 : entry + at;
+        view->slot_large[next] = (uint8_t) (1 + writable);
+        view->slot_gpa[next] = gpa + at;
+        bytes = at + size;
+    }
+    if (!map_run(v, view, gla, gpa, bytes, writable))
+        return false;
+    if (writable)
+        protect_code_in(v, view, gla, gpa, bytes);
+    return true;
+}
+
+/* The leaf for a slot, made from the page table that the walk used (or from a large page). */
+static struct leaf *leaf_for(struct mon_vcpu *v, struct view *view, unsigned slot, uint64_t entry,
+                             uint64_t entry_gpa, uint64_t table_gpa, uint64_t large_pte)
+{
+    struct leaf *leaf = view->leaf[slot];
+
+    if (leaf && (leaf->table_gpa != table_gpa || view->pde[slot] != entry)) {
+        drop_slot(v, view, slot);
+        compact_used(view);
+        leaf = NULL;
+    } else if (!leaf && view->slot_used[slot]) {
+        drop_slot(v, view, slot);
+        compact_used(view);
+    }
+    if (leaf)
+        return leaf;
+    leaf = leaf_new(v);
+    if (!leaf)
+        return NULL;
+    leaf->table_gpa = table_gpa;
+    const uint64_t *raw = table_gpa == NO_ROOT
+                              ? NULL
+                              : (const uint64_t *) (const void *) mon_vm_ram(v, table_gpa, NULL);
+    for (unsigned i = 0; raw && i < 512; i++)
+        leaf->raw[i] = raw[i];
+    for (unsigned i = 0; !raw && i < slot_pages(view); i++) {
+        if (view->shift == 21)
+            leaf->pte64[i] = large_pte + ((uint64_t) i << 12);
+        else
+            leaf->pte32[i] = (uint32_t) (large_pte + ((uint64_t) i << 12));
+    }
+    view->leaf[slot] = leaf;
+    use_slot(view, slot);
+    view->pde[slot] = entry;
+    view->pde_gpa[slot] = entry_gpa;
+    return leaf;
+}
+
+#define PTE_P 1u
+#define PTE_A 0x20u
+#define PTE_D 0x40u
+#define PTE_G 0x100u
+/* What neighbours in a run must have in common: P W U A, and NX. */
+#define PTE_SAME 0x8000000000000027ull
+
+static bool joins(struct mon_vcpu *v, const struct view *view, const struct leaf *leaf, unsigned i,
+                  uint64_t pte, uint64_t want, bool writable)
+{
+    if (((pte ^ want) & (PTE_SAME | (writable ? PTE_D : 0))) ||
+        pte_frame(view, pte) != pte_frame(view, want) || leaf->flags[i] & PF_MAPPED)
+        return false;
+    return !writable || !page_has_code(v->vm, pte_frame(view, pte));
+}
+
+static uint64_t current_pte(const struct mon_vcpu *v, const struct view *view,
+                            const struct leaf *leaf, unsigned i)
+{
+    if (leaf->table_gpa == NO_ROOT)
+        return leaf_pte(view, leaf, i);
+    return read_entry(v, view, leaf->table_gpa + i * (view->shift == 21 ? 8u : 4u));
+}
+
+static void note_mapped(struct mon_vcpu *v, struct view *view, struct leaf *leaf, unsigned i,
+                        uint64_t pte, bool writable)
+{
+    struct cc_page *page = cc_page(&v->vm->cc, pte_frame(view, pte));
+
+    if (writable && !(leaf->flags[i] & PF_WRITE) && page && page->maps != 0xff)
+        page->maps++;
+    leaf->flags[i] = (uint8_t) ((leaf->flags[i] & PF_EXEC) | PF_MAPPED | (writable ? PF_WRITE : 0));
+    if (view->shift == 21)
+        leaf->pte64[i] = pte;
+    else
+        leaf->pte32[i] = (uint32_t) pte;
+    if (!(pte & PTE_G) || !(v->cr4 & MON_CR4_PGE))
+        leaf->all_global = false;
+}
+
+/* Maps the page and the run around it: consecutive entries for consecutive frames. */
+static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf, uint64_t gla,
+                       bool writable)
+{
+    unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1), first = i, last = i;
+    uint64_t pte = current_pte(v, view, leaf, i);
+    uint64_t gpa = pte_frame(view, pte);
+    const struct mon_slot *ram = ram_slot(v->vm, gpa);
+
+    if (!ram)
+        return false;
+    if (leaf->flags[i] && pte_frame(view, leaf_pte(view, leaf, i)) != gpa)
+        unmap_pages(v, view, gla & ~4095ull, 1);
+    while (last + 1 < slot_pages(view) && last - first < RUN_MAX &&
+           gpa + ((uint64_t) (last + 2 - i) << 12) - ram->gpa <= ram->size) {
+        uint64_t next = current_pte(v, view, leaf, last + 1);
+        if (!joins(v, view, leaf, last + 1, next, pte + ((uint64_t) (last + 1 - i) << 12), writable))
+            break;
+        last++;
+    }
+    while (first > 0 && last - first < RUN_MAX &&
+           gpa - ((uint64_t) (i - first + 1) << 12) >= ram->gpa) {
+        uint64_t next = current_pte(v, view, leaf, first - 1);
+        if (!joins(v, view, leaf, first - 1, next, pte - ((uint64_t) (i - first + 1) << 12),
+                   writable))
+            break;
+        first--;
+    }
+    uint64_t start = (gla & ~4095ull) - ((uint64_t) (i - first) << 12);
+    if (!map_run(v, view, start, gpa - ((uint64_t) (i - first) << 12),
+                 (uint64_t) (last - first + 1) << 12, writable))
+        return false;
+    for (unsigned j = first; j <= last; j++)
+        note_mapped(v, view, leaf, j, current_pte(v, view, leaf, j), writable);
+    return true;
+}
+
+static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla, bool write)
+{
+    unsigned slot = (unsigned) (gla >> view->shift);
+    const struct mon_slot *ram = ram_slot(v->vm, gla);
+
+    if (!ram)
+        return false;
+    if (!view->leaf[slot] && !view->slot_large[slot] &&
+        fill_large(v, view, slot, 0, NO_ROOT, (uint64_t) slot << view->shift, true))
+        return true;
+    if (view->slot_large[slot])
+        return false;
+    struct leaf *leaf = leaf_for(v, view, slot, 0, NO_ROOT, NO_ROOT,
+                                 ((uint64_t) slot << view->shift) | 0x167);
+    (void) write;
+    return leaf && fill_small(v, view, leaf, gla, !page_has_code(v->vm, gla) && !ram->readonly);
+}
+
+static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
+                       const struct mon_walk *walk)
+{
+    unsigned slot = (unsigned) (gla >> view->shift);
+    bool code = page_has_code(v->vm, walk->gpa);
+    bool writable = walk_writable(v, walk);
+    unsigned last = walk->levels - 1u;
+
+    if (walk->page_shift == view->shift) {
+        uint64_t mask = (1ull << view->shift) - 1;
+        bool split = view->leaf[slot] && view->leaf[slot]->table_gpa == NO_ROOT &&
+                     view->pde[slot] == walk->entry[last];
+        uint64_t base = (walk->gpa & ~4095ull) - (gla & mask & ~4095ull);
+        /* Mapped as a run, but this page write-protected because it held code: it holds none now. */
+        if (view->slot_large[slot] == 2 && view->pde[slot] == walk->entry[last] && writable && !code)
+            return rt_os_protect(view->window + (gla & ~4095ull), 4096, RT_PROT_RW) == 0;
+        if (!split && fill_large(v, view, slot, walk->entry[last], walk->entry_gpa[last], base,
+                                 writable))
+            return true;
+        struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last], walk->entry_gpa[last],
+                                     NO_ROOT, base | (walk->entry[last] & 0x167));
+        return leaf && fill_small(v, view, leaf, gla, writable && !code);
+    }
+    struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last - 1], walk->entry_gpa[last - 1],
+                                 walk->entry_gpa[last] & ~4095ull, 0);
+    return leaf && fill_small(v, view, leaf, gla, writable && !code);
+}
+
+enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
+{
+    struct mon_walk walk;
+    const struct mon_slot *ram;
+
+    if (mon_walk(v, gla, write ? MON_WRITE : MON_READ, v->cpu->cpl, &walk) != MON_OK) {
+        mon_count(v, MON_STAT_fault_guest_page);
+        return MON_FILL_EXCEPTION;
+    }
+    ram = ram_slot(v->vm, walk.gpa);
+    if (!ram || (write && ram->readonly)) {
+        mon_count(v, MON_STAT_fault_mmio);
+        return MON_FILL_STEP;
+    }
+    if (write && page_has_code(v->vm, walk.gpa)) {
+        mon_count(v, MON_STAT_fault_smc);
+        return MON_FILL_STEP;
+    }
+    keep_budget(v);
+    struct view *view = v->views->current;
+    bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, gla, &walk)
+                                    : fill_identity(v, view, gla, write);
+    mon_count(v, MON_STAT_fault_window_fill);
+    return done ? MON_FILL_DONE : MON_FILL_STEP;
+}
+
+/* ---- code ---- */
+
+static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
+                       const struct mon_walk *walk)
+{
+    unsigned slot = (unsigned) (gla >> view->shift), last = walk->levels - 1u;
+    unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
+
+    if (!(v->cr0 & MON_CR0_PG) || walk->page_shift == view->shift) {
+        /* Dropping a large slot clears the whole table; make sure that there is one. */
+        if (!view->slot_used[slot])
+            mon_view_fill(v, gla, false);
+        if (view->leaf[slot])
+            view->leaf[slot]->flags[i] |= PF_EXEC;
+        return;
+    }
+    struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last - 1], walk->entry_gpa[last - 1],
+                                 walk->entry_gpa[last] & ~4095ull, 0);
+    if (!leaf)
+        return;
+    if (!leaf->flags[i]) {
+        if (view->shift == 21)
+            leaf->pte64[i] = walk->entry[last];
+        else
+            leaf->pte32[i] = (uint32_t) walk->entry[last];
+        leaf->all_global &= walk->global && (v->cr4 & MON_CR4_PGE);
+    }
+    leaf->flags[i] |= PF_EXEC;
+}
+
+void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
+                          const struct mon_walk *walk)
+{
+    struct mon_view_set *set = v->views;
+
+    if (set->current->cls == VIEW_USER) {
+        track_exec(v, set->current, b->pc, walk);
+    } else if (walk->global && (v->cr4 & MON_CR4_PGE)) {
+        uint64_t lpn = b->pc >> 12;
+        set->super_exec[lpn / 64] |= 1ull << (lpn % 64);
+    } else {
+        uint64_t lpn = b->pc >> 12;
+        set->super_exec[lpn / 64] |= 1ull << (lpn % 64);
+        if (set->local_count < MAX_LOCAL)
+            set->local[set->local_count] = b->pc;
+        if (set->local_count <= MAX_LOCAL)
+            set->local_count++;
+    }
+    cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
+}
+
+static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *view, uint64_t gpa,
+                            bool small)
+{
+    uint64_t size = 1ull << view->shift;
+
+    for (unsigned i = 0; i < view->nused; i++) {
+        unsigned slot = view->used_slot[i];
+        uint64_t gla = (uint64_t) slot << view->shift;
+        struct leaf *leaf = view->leaf[slot];
+        if (view->slot_large[slot] == 2 && gpa - view->slot_gpa[slot] < size) {
+            rt_os_protect(view->window + gla + (gpa - view->slot_gpa[slot]), 4096, RT_PROT_R);
+            view->maps += 2;
+            v->views->maps += 2;
+        }
+        for (unsigned j = 0; small && leaf && j < slot_pages(view); j++) {
+            if (!(leaf->flags[j] & PF_WRITE) || pte_frame(view, leaf_pte(view, leaf, j)) != gpa)
+                continue;
+            rt_os_protect(view->window + gla + ((uint64_t) j << 12), 4096, RT_PROT_R);
+            leaf->flags[j] &= (uint8_t) ~PF_WRITE;
+            view->maps += 2;
+            v->views->maps += 2;
+        }
+    }
+    (void) vm;
+}
+
+void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)
+{
+    struct cc_page *page = cc_page(&vm->cc, gpa);
+
+    gpa &= ~4095ull;
+    RT_ASSERT(page);
+    if (page->code)
+        return;
+    page->code = 1;
+    vm->cc.code_2m[gpa >> 21]++;
+    vm->stat[MON_STAT_code_pages_protected]++;
+    for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
+        struct mon_vcpu *v = vm->vcpu[n];
+        for (unsigned i = 0; v && v->views && i < MAX_VIEWS; i++) {
+            if (v->views->view[i].used)
+                protect_in_view(vm, v, &v->views->view[i], gpa, page->maps != 0);
+        }
+    }
+    if (page->maps != 0xff)
+        page->maps = 0;
+}
+
+void mon_view_drop_code(struct mon_vm *vm)
+{
+    for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
+        struct mon_vcpu *v = vm->vcpu[n];
+        if (!v || !v->views)
+            continue;
+        clear_super_table(v);
+        for (unsigned i = 0; i < MAX_VIEWS; i++) {
+            if (v->views->view[i].used)
+                cc_table_clear(&vm->cc, v->views->view[i].table);
+        }
+    }
+}
+
+void mon_view_drop_all(struct mon_vm *vm)
+{
+    for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
+        struct mon_vcpu *v = vm->vcpu[n];
+        for (unsigned i = 0; v && v->views && i < MAX_VIEWS; i++) {
+            if (v->views->view[i].used)
+                empty_view(v, &v->views->view[i]);
+        }
+    }
+}

@@ -1,0 +1,88 @@
+/* vm.h - the VM behind the API; private to api.c, view.c, run.c and stats.c. */
+#ifndef NOVT_MONITOR_VM_H
+#define NOVT_MONITOR_VM_H
+
+#include "codecache/cc.h"
+#include "monitor/cpu/cpu.h"
+#include "runtime/rt.h"
+
+#include <pthread.h>
+
+#define MON_MAX_SLOTS 16
+#define MON_MAX_VCPUS 8
+#define MON_MAX_WRITTEN 64
+#define MON_MAX_GPA   (1ull << 36) /* of RAM that may hold code */
+
+/* A memory slot: guest-physical range on the embedder's memfd. */
+struct mon_slot {
+    uint64_t gpa, size, offset;
+    int fd;
+    bool used, readonly;
+    uint8_t *host; /* always readable and writable: devices' and the monitor's way in */
+};
+
+/* Counters: one row a line, shown by --stats in this order. */
+enum mon_stat {
+#define STAT(name, unit) MON_STAT_##name,
+#include "monitor/cpu/stat.def"
+#undef STAT
+    MON_STAT_COUNT
+};
+
+struct mon_vm {
+    struct novt_config config;
+    char cpu_model[128];
+    char error[256];
+    struct mon_slot slot[MON_MAX_SLOTS];
+    struct mon_vcpu *vcpu[MON_MAX_VCPUS];
+    struct mon_cpuid cpuid;
+    struct cc cc;
+    struct tr_stubs stubs;
+    void *heap;            /* mi_heap_t * */
+    pthread_mutex_t lock;  /* translation, links and code pages, when several vCPUs run */
+    uint64_t stat[MON_STAT_COUNT];
+    /* Pages with code that the embedder wrote, under lock. */
+    uint64_t written[MON_MAX_WRITTEN];
+    uint32_t nwritten;
+    bool written_all;
+    uint32_t map_budget;
+    uint64_t created_ns;
+};
+
+static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
+{
+    v->vm->stat[stat]++;
+}
+
+/* ---- view.c ---- */
+
+int mon_views_create(struct mon_vcpu *v);
+void mon_views_destroy(struct mon_vcpu *v);
+/* Makes the view for the current CR3, CPL and RFLAGS.AC current: window and jump table in rt_cpu. */
+void mon_view_select(struct mon_vcpu *v, uint32_t key);
+/* A page fault of translated code at linear address gla (signal context). */
+enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
+enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
+/* Puts block b, fetched through walk, into the current jump table, to be dropped when the mapping
+ * changes. */
+void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
+                          const struct mon_walk *walk);
+/* Write-protects a guest page in all views before its bytes are read for translation. */
+void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa);
+/* Drops every jump table's entries (after a flush of the code cache). */
+void mon_view_drop_code(struct mon_vm *vm);
+/* Drops every window mapping (memory slots changed). */
+void mon_view_drop_all(struct mon_vm *vm);
+
+/* ---- api.c ---- */
+
+/* Makes v leave translated code soon. Any thread, signal handlers. */
+void mon_vcpu_poke(struct mon_vcpu *v);
+void mon_vm_take_written(struct mon_vm *vm);
+
+/* ---- run.c ---- */
+
+int mon_run(struct mon_vcpu *v);
+int mon_run_hooks(void);
+
+#endif

@@ -1,0 +1,131 @@
+/* os.c - the host operating system behind a small face.
+ *
+ * The only file of the engine that calls mmap, mprotect, munmap and clock_gettime (fault.c calls
+ * sigaction). Nothing here keeps state.
+ *
+ * Thread: any. The mapping functions are called in signal context too (window fills): they are
+ * bare system calls and touch no lock. */
+#define _GNU_SOURCE
+#include "runtime/rt.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/auxv.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+static int host_prot(int prot)
+{
+    return (prot & 1 ? PROT_READ : 0) | (prot & 2 ? PROT_WRITE : 0) | (prot & 4 ? PROT_EXEC : 0);
+}
+
+static void *map(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
+{
+    void *p = mmap(at, size, host_prot(prot), flags, fd, (off_t) offset);
+    return p == MAP_FAILED ? NULL : p;
+}
+
+int rt_os_memfd(const char *name, size_t size)
+{
+    int fd = memfd_create(name, MFD_CLOEXEC);
+    if (fd < 0)
+        return -errno;
+    if (ftruncate(fd, (off_t) size) == 0)
+        return fd;
+    int error = errno;
+    close(fd);
+    return -error;
+}
+
+void rt_os_close(int fd)
+{
+    if (fd >= 0)
+        close(fd);
+}
+
+void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot)
+{
+    return map(NULL, size, prot, MAP_SHARED, fd, offset);
+}
+
+void *rt_os_map_private(void *at, int fd, size_t offset, size_t size)
+{
+    return map(at, size, RT_PROT_RW, MAP_PRIVATE | MAP_NORESERVE | (at ? MAP_FIXED : 0), fd,
+               offset);
+}
+
+void *rt_os_reserve(size_t size)
+{
+    return map(NULL, size, RT_PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+void rt_os_unmap(void *p, size_t size)
+{
+    if (p)
+        munmap(p, size);
+}
+
+void rt_os_discard(void *p, size_t size)
+{
+    madvise(p, size, MADV_DONTNEED);
+}
+
+int rt_os_map_at(void *at, size_t size, int prot, int fd, uint64_t offset, bool populate)
+{
+    int flags = MAP_SHARED | MAP_FIXED | (populate ? MAP_POPULATE : 0);
+    return map(at, size, prot, flags, fd, offset) ? 0 : -errno;
+}
+
+int rt_os_protect(void *at, size_t size, int prot)
+{
+    return mprotect(at, size, host_prot(prot)) == 0 ? 0 : -errno;
+}
+
+uint64_t rt_os_now_ns(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
+    return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
+}
+
+long rt_os_max_map_count(void)
+{
+    long count = 65530;
+    FILE *f = fopen("/proc/sys/vm/max_map_count", "re");
+    if (!f)
+        return count;
+    if (fscanf(f, "%ld", &count) != 1)
+        count = 65530;
+    fclose(f);
+    return count;
+}
+
+bool rt_os_has_fsgsbase(void)
+{
+    return getauxval(AT_HWCAP2) & 2;
+}
+
+int rt_os_append_file(const char *path, const char *buf, size_t len)
+{
+    int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
+    if (fd < 0)
+        return -errno;
+    int rc = write(fd, buf, len) == (ssize_t) len ? 0 : -EIO;
+    close(fd);
+    return rc;
+}
+
+int rt_os_pid(void)
+{
+    return getpid();
+}
+
+void rt_assert_failed(const char *what, const char *file, int line)
+{
+    dprintf(2, "novt: internal error: %s (%s:%d), guest pc %llx\n", what, file, line,
+            (unsigned long long) rt_cpu.rip);
+    abort();
+}

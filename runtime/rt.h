@@ -1,0 +1,125 @@
+/* rt.h - the runtime's face: the host, and the way in and out of translated code. */
+#ifndef NOVT_RUNTIME_RT_H
+#define NOVT_RUNTIME_RT_H
+
+#include "runtime/vcpu.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* ---- assertions: our own defects, never the guest's doing ---- */
+
+void rt_assert_failed(const char *what, const char *file, int line) __attribute__((noreturn, cold));
+#define RT_ASSERT(condition)                                                                       \
+    do {                                                                                           \
+        if (__builtin_expect(!(condition), 0))                                                     \
+            rt_assert_failed(#condition, __FILE__, __LINE__);                                      \
+    } while (0)
+
+/* ---- os.c: the only file that calls the host's memory, signal and clock functions ---- */
+
+enum rt_prot { RT_PROT_NONE = 0, RT_PROT_R = 1, RT_PROT_RW = 3, RT_PROT_RX = 5 };
+
+/* All return a negative errno on failure, or NULL where they return pointers. */
+int rt_os_memfd(const char *name, size_t size);
+void rt_os_close(int fd);
+void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot);
+/* Private copy-on-write mapping of a memfd; at may be NULL, or an address to replace. */
+void *rt_os_map_private(void *at, int fd, size_t offset, size_t size);
+/* Zeroed memory that costs nothing until touched. */
+void *rt_os_reserve(size_t size);
+void rt_os_unmap(void *p, size_t size);
+/* Gives the pages' memory back; they read as zero afterwards. */
+void rt_os_discard(void *p, size_t size);
+/* Maps fd's pages at a fixed address inside a window; replaces what was there. */
+int rt_os_map_at(void *at, size_t size, int prot, int fd, uint64_t offset, bool populate);
+int rt_os_protect(void *at, size_t size, int prot);
+uint64_t rt_os_now_ns(void);
+long rt_os_max_map_count(void);
+/* Whether user mode may execute WRGSBASE (AT_HWCAP2 bit 1). */
+bool rt_os_has_fsgsbase(void);
+/* Writes all of buf to a new or truncated file; for perf maps. */
+int rt_os_append_file(const char *path, const char *buf, size_t len);
+int rt_os_pid(void);
+
+/* The distance from the thread pointer (%fs:0) to rt_cpu: the same in every thread. */
+intptr_t rt_cpu_offset(void);
+
+/* ---- window.c ---- */
+
+/* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of at least 2 GiB on both sides. */
+uint8_t *rt_window_claim(void);
+void rt_window_release(uint8_t *base);
+#define RT_WINDOW_SIZE (1ull << 32)
+
+/* ---- fpu.c ---- */
+
+/* Bytes of the XSAVE area (standard format, the components that guests may use). */
+size_t rt_fpu_size(void);
+uint64_t rt_fpu_mask(void);
+/* Brings vector state into the host's registers, or saves it to cpu->xsave so that code that uses
+ * vector registers (libc, Zydis, the embedder) may run. Both are cheap when there is nothing to do. */
+void rt_fpu_load(struct rt_cpu *cpu);
+void rt_fpu_park(struct rt_cpu *cpu);
+
+/* ---- enter.S ---- */
+
+/* Runs translated code from cpu->rip through the jump table until it exits. cpu must be this
+ * thread's &rt_cpu. */
+enum rt_exit rt_enter(struct rt_cpu *cpu);
+void rt_enter_end(void); /* the end of rt_enter's text */
+/* Where translated code jumps to in order to exit: r10d enum rt_exit, r8 rip, r9 exit_arg. */
+void rt_exit_common(void);
+/* Where the fault handler resumes after it has filled in cpu itself. */
+void rt_exit_fault(void);
+
+/* The GS base is the window while translated code runs. gs_loaded remembers what is there. */
+void rt_gs_enter(struct rt_cpu *cpu);   /* saves the thread's own */
+void rt_gs_leave(struct rt_cpu *cpu);   /* puts it back */
+void rt_gs_load(struct rt_cpu *cpu, void *base);
+static inline void rt_gs_window(struct rt_cpu *cpu)
+{
+    if (cpu->gs_loaded != cpu->window)
+        rt_gs_load(cpu, cpu->window);
+}
+
+/* ---- fault.c ---- */
+
+enum rt_fault_action {
+    RT_FAULT_RETRY, /* the cause is gone: run the host instruction again */
+    RT_FAULT_LEAVE, /* cpu holds the guest's state: leave translated code with RT_EXIT_FAULT */
+};
+
+/* Host registers at a signal, by x86 encoding number. */
+struct rt_context {
+    uint64_t gpr[16];
+    uint64_t rip, rflags;
+};
+
+/* Upward calls, filled in by the monitor when the first VM is made. Signal context on the vCPU's
+ * thread, translated code interrupted: they may do anything but take a lock that C code of this
+ * thread can hold while it enters translated code. context may be changed. */
+struct rt_hooks {
+    enum rt_fault_action (*fault)(struct rt_cpu *cpu, struct rt_context *context);
+    /* A kick arrived while translated code ran, or (context NULL) while in_cache is set but C runs:
+     * then cpu->jump_table must become a table that leads back to C. */
+    enum rt_fault_action (*kick)(struct rt_cpu *cpu, struct rt_context *context);
+};
+
+/* Installs the handlers (once a process) and this thread's alternate stack. */
+int rt_fault_install(const struct rt_hooks *hooks, int kick_signal);
+/* Prepares the calling thread to run guests (alternate stack); idempotent. */
+int rt_fault_thread(void);
+/* Sends the kick signal to a thread (as from rt_fault_self()). */
+void rt_fault_kick(int tid);
+int rt_fault_self(void);
+/* Blocks every signal but the synchronous ones and the kick; restores. */
+void rt_fault_mask(void *saved);
+void rt_fault_unmask(const void *saved);
+
+/* ---- native.S ---- (the slow path's single instructions) */
+uint64_t rt_native_call(struct rt_cpu *cpu, const void *code);
+void rt_native_fault(void);
+
+#endif

@@ -1,0 +1,28 @@
+/* vcpu.c - the thread's register file, and the proof that assembly and C agree on it. */
+#include "runtime/offsets.h"
+#include "runtime/rt.h"
+
+__thread struct rt_cpu rt_cpu __attribute__((tls_model("initial-exec"), aligned(64)));
+
+#define AGREE(name, field)                                                                         \
+    _Static_assert(offsetof(struct rt_cpu, field) == name, #field " differs from offsets.h")
+
+AGREE(CPU_GPR, gpr);
+AGREE(CPU_RIP, rip);
+AGREE(CPU_RFLAGS, rflags);
+AGREE(CPU_HFLAGS, hflags);
+AGREE(CPU_HOST_SP, host_sp);
+AGREE(CPU_JUMP_TABLE, jump_table);
+AGREE(CPU_WINDOW, window);
+AGREE(CPU_EXIT_ARG, exit_arg);
+AGREE(CPU_IN_CACHE, in_cache);
+AGREE(CPU_INSNS, insns);
+
+intptr_t rt_cpu_offset(void)
+{
+    const char *self = (const char *) &rt_cpu;
+
+    /* Opaque to the compiler: a 32-bit load of the offset cannot be linked. */
+    __asm__("" : "+r"(self));
+    return self - (const char *) __builtin_thread_pointer();
+}

@@ -1,0 +1,96 @@
+/* vcpu.h - the register file that translated code, assembly and C share.
+ *
+ * One instance a thread, in thread-local storage: translated code reaches it as %fs:offset. The
+ * monitor copies a vCPU's state in when it starts to run on a thread and out when it stops.
+ *
+ * While C runs, gpr[], rip and rflags hold the whole architectural state. While translated code
+ * runs, the general registers live in the host's registers of the same name, the arithmetic flags
+ * and DF in the host's flags, IF in vif, and the other flags stay in rflags.
+ *
+ * Registers in 32-bit translated code:
+ *
+ *   rax..rdi  guest eax..edi, upper halves zero (rsp is the guest's esp: no host stack there)
+ *   r8-r11    scratch                      r12  the host's stack pointer
+ *   r13       count of guest instructions  r14  jump table of the view   r15, gs base  window */
+#ifndef NOVT_RUNTIME_VCPU_H
+#define NOVT_RUNTIME_VCPU_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+enum rt_reg { RT_AX, RT_CX, RT_DX, RT_BX, RT_SP, RT_BP, RT_SI, RT_DI };
+
+/* RFLAGS (SDM 1-3.4.3) */
+#define RT_CF    (1u << 0)
+#define RT_PF    (1u << 2)
+#define RT_AF    (1u << 4)
+#define RT_ZF    (1u << 6)
+#define RT_SF    (1u << 7)
+#define RT_TF    (1u << 8)
+#define RT_IF    (1u << 9)
+#define RT_DF    (1u << 10)
+#define RT_OF    (1u << 11)
+#define RT_IOPL  (3u << 12)
+#define RT_NT    (1u << 14)
+#define RT_RF    (1u << 16)
+#define RT_VM    (1u << 17)
+#define RT_AC    (1u << 18)
+#define RT_VIF   (1u << 19)
+#define RT_VIP   (1u << 20)
+#define RT_ID    (1u << 21)
+#define RT_ARITH (RT_CF | RT_PF | RT_AF | RT_ZF | RT_SF | RT_OF)
+/* The flags that live in the host's flags while translated code runs. */
+#define RT_LIVE (RT_ARITH | RT_DF)
+
+/* Why translated code came back to C (rt_run()). */
+enum rt_exit {
+    RT_EXIT_NONE,
+    RT_EXIT_DIRECT,   /* a direct branch not linked yet; exit_arg: struct cc_site * */
+    RT_EXIT_INDIRECT, /* the jump table had no block for rip */
+    RT_EXIT_CALLOUT,  /* exit_arg: struct tr_insn *; rip at that instruction */
+    RT_EXIT_PENDING,  /* irq_pending seen by STI, POPF; rip at the next instruction */
+    RT_EXIT_FAULT,    /* a host signal; fault holds it, rip at the guest instruction */
+    RT_EXIT_NATIVE,   /* the slow path's single native instruction has run */
+};
+
+/* A host fault in translated code, as the monitor sees it. */
+struct rt_fault {
+    uint8_t vector;    /* x86 vector: 0 #DE, 6 #UD, 13 #GP, 14 #PF, 16 #MF, 17 #AC, 19 #XM */
+    uint8_t write;     /* #PF: the access was a write */
+    uint8_t has_addr;  /* addr is valid (not for non-canonical addresses) */
+    uint64_t addr;     /* host address of the access */
+    const uint8_t *pc; /* host pc */
+};
+
+struct rt_cpu {
+    uint64_t gpr[16];
+    uint64_t rip;    /* EIP or RIP: an offset in CS, not linear */
+    uint64_t rflags;
+    uint64_t hflags; /* host flags as the exit stub found them */
+    uint8_t vif;     /* RFLAGS.IF while translated code runs */
+    uint8_t irq_pending; /* something waits for IF = 1; any thread may set it */
+    uint8_t fpu_live;    /* vector state is in the registers, not in xsave */
+    uint8_t cpl;
+    uint32_t in_cache;   /* translated code runs (read by the signal handler) */
+    void *host_sp;
+    void *jump_table;    /* 65,536 host addresses indexed by the low 16 bits of the pc */
+    uint8_t *window;     /* base of the current view's window */
+    uint64_t exit_arg;
+    uint32_t *segptr[6]; /* where each segment's base is; an unmapped address when unusable */
+    uint32_t segbase[8];
+    uint64_t tsc_offset;
+    uint64_t insns;      /* guest instructions executed (NOVT_F_STATS) */
+    uint64_t spill[4];
+    struct rt_fault fault;
+    void *xsave;         /* parked vector state, 64-byte aligned */
+    void *owner;         /* struct mon_vcpu; NULL when no vCPU runs on this thread */
+    void *gs_loaded;     /* the host's GS base now */
+    void *gs_host;       /* the thread's own, while a vCPU runs */
+    const uint8_t *code_lo, *code_hi;     /* translated code (executable view) */
+    const uint8_t *native_lo, *native_hi; /* the slow path's native code */
+};
+
+/* This thread's register file. */
+extern __thread struct rt_cpu rt_cpu __attribute__((tls_model("initial-exec")));
+
+#endif

@@ -1,0 +1,365 @@
+/* copy.c - innocuous instructions: the same instruction with its memory operand rewritten.
+ *
+ * A flat 32-bit operand keeps its form and gets two prefixes, gs (the window) and address-size 32
+ * (the address wraps at 4 GiB as the guest's does, so it cannot leave the window):
+ *
+ *     mov 8(%ebx,%esi,4), %eax   ->   addr32 mov %gs:8(%ebx,%esi,4), %eax
+ *
+ * FS and GS operands have a base: the linear address is computed into r9d first, which costs four
+ * instructions and no flags. segptr leads to the base, or, when the segment is not a 4 GiB data
+ * segment, to nowhere: the fault sends the instruction to the slow path, which raises what it must.
+ *
+ * Encodings that differ between 32- and 64-bit code (SDM 2-2.2.1): INC/DEC 40-4F, absolute disp32
+ * (would be RIP-relative), MOV moffs, opcode 82h, and the VEX and EVEX bits that 32-bit code
+ * ignores. */
+#include "translator/emit.h"
+
+#define SCRATCH_R8 8
+#define SCRATCH_R9 9
+
+static bool seg_is_flat(const struct tr_block *t, unsigned seg)
+{
+    switch (seg) {
+    case TR_DS:
+        return t->rq->key & TR_K_DS;
+    case TR_ES:
+        return t->rq->key & TR_K_ES;
+    case TR_SS:
+        return t->rq->key & TR_K_SS;
+    default:
+        return false;
+    }
+}
+
+static unsigned prefix_count(const struct tr_insn *insn)
+{
+    unsigned n = 0;
+    for (; n < insn->len; n++) {
+        switch (insn->bytes[n]) {
+        case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+        case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+            continue;
+        default:
+            return n;
+        }
+    }
+    return n;
+}
+
+/* The instruction has a byte register operand that a REX prefix would rename (AH..BH). */
+static bool has_high_byte(const struct tr_insn *insn)
+{
+    if (insn->encoding != TR_ENC_LEGACY || (insn->reg & 7) < 4)
+        return false;
+    if (insn->map == 0)
+        return insn->opsize == 8 && insn->opcode < 0xc0 && insn->opcode != 0x80;
+    return insn->map == 1 && (insn->opcode == 0xb0 || insn->opcode == 0xc0);
+}
+
+/* lea disp(base,index,scale), %dst as 32-bit arithmetic; base and index 0 to 15 or -1 */
+static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsigned scale,
+                     int32_t disp)
+{
+    unsigned rex = 0x40 | (dst >= 8 ? 4 : 0) | (index >= 8 ? 2 : 0) | (base >= 8 ? 1 : 0);
+    unsigned log2 = scale == 8 ? 3 : scale / 2;
+    unsigned mod = base < 0 ? 0 : 2;
+
+    if (rex != 0x40)
+        e1(t, rex);
+    e3(t, 0x8d, mod << 6 | (dst & 7) << 3 | 4,
+       log2 << 6 | (index < 0 ? 4 : index & 7) << 3 | (base < 0 ? 5 : base & 7));
+    e32(t, (uint32_t) disp);
+}
+
+/* The linear address of a FS or GS operand into r9d. */
+static void emit_far_address(struct tr_block *t, const struct tr_insn *insn)
+{
+    uint32_t slot = tr_state(offsetof(struct rt_cpu, segptr) + insn->seg * sizeof(void *));
+
+    e_state(t, 0x4c, 0x8b, SCRATCH_R8, slot);  /* mov %fs:segptr, %r8 */
+    e3(t, 0x45, 0x8b, 0x00);                   /* mov (%r8), %r8d */
+    if (insn->base < 0 && insn->index < 0) {
+        emit_lea(t, SCRATCH_R9, SCRATCH_R8, -1, 1, (int32_t) insn->disp);
+    } else if (insn->index < 0) {
+        emit_lea(t, SCRATCH_R9, insn->base, SCRATCH_R8, 1, (int32_t) insn->disp);
+    } else {
+        emit_lea(t, SCRATCH_R9, insn->base, insn->index, insn->scale, (int32_t) insn->disp);
+        emit_lea(t, SCRATCH_R9, SCRATCH_R9, SCRATCH_R8, 1, 0);
+    }
+}
+
+/* Where a rewritten operand points. */
+enum form {
+    FORM_SAME,  /* registers only, or the address alone (LEA) */
+    FORM_GUEST, /* the guest's own operand, in the window */
+    FORM_R9,    /* (%r9), in the window */
+    FORM_RIP,   /* the slow path's buffer: disp32 off rip, filled in by the caller */
+};
+
+static void emit_modrm(struct tr_block *t, const struct tr_insn *insn, enum form form)
+{
+    unsigned modrm = insn->bytes[insn->modrm_at], reg = modrm & 0x38;
+    unsigned tail = insn->modrm_at + 1u;
+    unsigned operand_end = insn->imm_size ? insn->imm_at : insn->len;
+    bool absolute = insn->mod == 0 && (modrm & 7) == 5;
+
+    if (form == FORM_R9 || form == FORM_RIP) {
+        e1(t, reg | (form == FORM_R9 ? 1 : 5));
+        if (form == FORM_RIP)
+            e32(t, 0);
+        /* A 3-operand VEX opcode may carry a register in its immediate; it follows here. */
+        for (unsigned i = operand_end; i < insn->len; i++)
+            e1(t, insn->bytes[i]);
+        return;
+    }
+    if (insn->mod != 3 && absolute)
+        e2(t, reg | 4, 0x25);
+    else
+        e1(t, modrm);
+    for (unsigned i = tail; i < insn->len; i++)
+        e1(t, insn->bytes[i]);
+}
+
+/* In 32-bit code W does not select a 64-bit general register (SDM 2-2.3.5.4, 2-2.7.3). */
+static bool vex_w_ignored(const struct tr_insn *insn)
+{
+    if (insn->feature == TR_F_NONE)
+        return true;
+    if (insn->map == 1)
+        return insn->opcode == 0x6e || (insn->opcode == 0x7e && insn->prefix66) ||
+               insn->opcode == 0x2a || insn->opcode == 0x2c || insn->opcode == 0x2d ||
+               insn->opcode == 0x78 || insn->opcode == 0x79 || insn->opcode == 0x7b;
+    return insn->map == 3 && (insn->opcode == 0x14 || insn->opcode == 0x15 ||
+                              insn->opcode == 0x16 || insn->opcode == 0x20 || insn->opcode == 0x22);
+}
+
+/* VEX has its mandatory prefix in pp: 1 is 66h. */
+static bool vex_pp_is_66(const uint8_t *vex)
+{
+    return (vex[vex[0] == 0xc5 ? 1 : 2] & 3) == 1;
+}
+
+static void emit_vex(struct tr_block *t, const struct tr_insn *source, enum form form)
+{
+    const uint8_t *v = source->bytes + prefix_count(source);
+    bool two = v[0] == 0xc5;
+    struct tr_insn insn = *source;
+    unsigned b1, b2;
+
+    insn.prefix66 = vex_pp_is_66(v);
+    b1 = two ? (v[1] & 0x80) | 0x61 : v[1] | 0x20u;
+    b2 = (two ? v[1] & 0x7f : v[2]) | 0x40u;
+    if (vex_w_ignored(&insn))
+        b2 &= 0x7f;
+    if (form == FORM_R9)
+        b1 &= ~0x20u;
+    e4(t, 0xc4, b1, b2, insn.opcode);
+    if (!insn.has_modrm) /* VZEROUPPER, VZEROALL */
+        return;
+    emit_modrm(t, &insn, form);
+    /* VBLENDVPS and others: a register in the immediate's high half, of which 32-bit code has 8 */
+    if (insn.map == 3 && insn.opcode >= 0x4a && insn.opcode <= 0x4c)
+        t->p[-1] &= 0x7f;
+}
+
+static void emit_evex(struct tr_block *t, const struct tr_insn *source, enum form form)
+{
+    const uint8_t *v = source->bytes + prefix_count(source);
+    struct tr_insn insn = *source;
+    unsigned p0 = v[1] | 0x30u, p1 = v[2] | 0x40u, p2 = v[3] | 0x08u;
+
+    insn.prefix66 = (v[2] & 3) == 1;
+    if (vex_w_ignored(&insn))
+        p1 &= 0x7f;
+    if (form == FORM_R9)
+        p0 &= ~0x20u;
+    e4(t, 0x62, p0, p1, p2);
+    e1(t, insn.opcode);
+    emit_modrm(t, &insn, form);
+}
+
+/* In 16-bit code the prefix selects 32 bits, in host code 16. */
+static bool needs_66(const struct tr_insn *insn)
+{
+    if (insn->encoding != TR_ENC_LEGACY)
+        return false;
+    if (insn->mode == TR_MODE_16 && insn->feature == TR_F_NONE)
+        return insn->opsize == 16;
+    return insn->prefix66;
+}
+
+static void emit_legacy_prefixes(struct tr_block *t, const struct tr_insn *insn, bool window)
+{
+    if (window)
+        e2(t, 0x65, 0x67);
+    if (insn->lock)
+        e1(t, 0xf0);
+    if (needs_66(insn))
+        e1(t, 0x66);
+    if (insn->prefix_rep && insn->encoding == TR_ENC_LEGACY)
+        e1(t, insn->prefix_rep);
+}
+
+static void emit_legacy(struct tr_block *t, const struct tr_insn *insn, enum form form)
+{
+    unsigned at = prefix_count(insn);
+
+    if (form == FORM_R9)
+        e1(t, 0x41);
+    else if (insn->rex)
+        e1(t, insn->rex & (form == FORM_RIP ? 0xfcu : 0xffu));
+    if (insn->mode == TR_MODE_64 && insn->rex)
+        at++;
+    if (insn->map == 0 && insn->opcode == 0x82) { /* alias of 80h, not in 64-bit code */
+        e1(t, 0x80);
+        at++;
+    } else if (insn->mode != TR_MODE_64 && insn->map == 0 && (insn->opcode & 0xf0) == 0x40) {
+        e2(t, 0xff, 0xc0 | (insn->opcode & 0x0f)); /* INC, DEC */
+        at++;
+    }
+    unsigned opcode_end = insn->has_modrm ? insn->modrm_at : insn->len;
+    for (; at < opcode_end; at++)
+        e1(t, insn->bytes[at]);
+    if (insn->has_modrm)
+        emit_modrm(t, insn, form);
+}
+
+static void emit_rewritten(struct tr_block *t, const struct tr_insn *insn, enum form form)
+{
+    emit_legacy_prefixes(t, insn, form == FORM_GUEST || form == FORM_R9);
+    if (insn->encoding == TR_ENC_VEX)
+        emit_vex(t, insn, form);
+    else if (insn->encoding == TR_ENC_EVEX)
+        emit_evex(t, insn, form);
+    else
+        emit_legacy(t, insn, form);
+}
+
+static bool is_moffs(const struct tr_insn *insn)
+{
+    return !insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
+           (insn->opcode & 0xfc) == 0xa0;
+}
+
+/* MOV moffs as MOV r/m: A0..A3 with a 32-bit address would stall the host's length decoder. */
+static void emit_moffs(struct tr_block *t, const struct tr_insn *insn, enum form form)
+{
+    static const uint8_t opcode[] = {0x8a, 0x8b, 0x88, 0x89};
+
+    if (form != FORM_RIP)
+        e2(t, 0x65, 0x67);
+    if (needs_66(insn))
+        e1(t, 0x66);
+    if (form == FORM_R9)
+        e1(t, 0x41);
+    e1(t, opcode[insn->opcode & 3]);
+    if (form == FORM_GUEST) {
+        e2(t, 0x04, 0x25);
+        e32(t, (uint32_t) insn->disp);
+    } else {
+        e1(t, form == FORM_R9 ? 1 : 5);
+        if (form == FORM_RIP)
+            e32(t, 0);
+    }
+}
+
+/* Which form a guest operand takes; false: it must be a callout. */
+static bool operand_form(struct tr_block *t, unsigned i, enum form *form)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    *form = FORM_SAME;
+    if (!insn->has_mem && !is_moffs(insn))
+        return true;
+    if (insn->adsize != 32)
+        return false;
+    if (insn->agen_only)
+        return true;
+    if (insn->seg == TR_FS || insn->seg == TR_GS) {
+        if (has_high_byte(insn) || insn->vsib)
+            return false;
+        *form = FORM_R9;
+        return true;
+    }
+    *form = FORM_GUEST;
+    return seg_is_flat(t, insn->seg);
+}
+
+bool tr_copy(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    enum form form;
+
+    if (!operand_form(t, i, &form))
+        return false;
+    if (form == FORM_R9)
+        emit_far_address(t, insn);
+    if (is_moffs(insn))
+        emit_moffs(t, insn, form);
+    else
+        emit_rewritten(t, insn, form);
+    return true;
+}
+
+/* XLAT and MASKMOVDQU: the implicit operand takes the same two prefixes. */
+bool tr_xlat(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (insn->adsize != 32 || !seg_is_flat(t, insn->seg))
+        return false;
+    emit_rewritten(t, insn, FORM_GUEST);
+    return true;
+}
+
+bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    enum form form;
+
+    if (insn->opsize != 32 || !operand_form(t, i, &form))
+        return false;
+    if (form == FORM_SAME) { /* mov %reg, %host_reg */
+        e3(t, 0x41, 0x89, 0xc0 | (insn->rm & 7) << 3 | (host_reg & 7));
+        return true;
+    }
+    if (form == FORM_R9)
+        emit_far_address(t, insn);
+    struct tr_insn load = *insn;
+    load.bytes[load.modrm_at] =
+        (uint8_t) ((load.bytes[load.modrm_at] & 0xc7) | (host_reg & 7) << 3);
+    load.imm_size = 0;
+    e2(t, 0x65, 0x67);
+    e2(t, form == FORM_R9 ? 0x45 : 0x44, 0x8b);
+    emit_modrm(t, &load, form);
+    return true;
+}
+
+size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,
+                          const void *buffer)
+{
+    struct tr_block t;
+    bool memory = (insn->has_mem && !insn->agen_only) || is_moffs(insn);
+    int32_t disp;
+    uint8_t *field;
+
+    if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat ||
+        insn->op == TR_OP_maskmov)
+        return 0;
+    t.p = code;
+    if (is_moffs(insn))
+        emit_moffs(&t, insn, FORM_RIP);
+    else if (!memory && insn->agen_only && insn->mode != TR_MODE_64)
+        return 0; /* LEA: the slow path computes it */
+    else
+        emit_rewritten(&t, insn, memory ? FORM_RIP : FORM_SAME);
+    size_t len = (size_t) (t.p - code);
+    if (!memory)
+        return len;
+    field = code + len - 4;
+    if (!is_moffs(insn))
+        field -= insn->imm_size;
+    disp = (int32_t) ((const uint8_t *) buffer - (code_rx + len));
+    __builtin_memcpy(field, &disp, 4);
+    return len;
+}

@@ -1,0 +1,178 @@
+/* emit.h - bytes of host code; private to translator/.
+ *
+ * Encodings are written out by hand: each emitter is one instruction or one fixed sequence, and its
+ * name says which. Host registers are numbers 0 to 15; a memory operand is either the guest's own
+ * (copy.c) or one of three fixed shapes: %fs:state, gs:disp(esp) and (reg). */
+#ifndef NOVT_TRANSLATOR_EMIT_H
+#define NOVT_TRANSLATOR_EMIT_H
+
+#include "codecache/cc.h"
+#include "runtime/rt.h"
+#include "translator/tr.h"
+
+#define TR_MAX_INSNS 64
+#define TR_MAX_SITES (TR_MAX_INSNS + 2)
+#define TR_MAX_TAILS (2 * TR_MAX_INSNS)
+#define TR_MAX_HOST  (40 * 1024) /* bytes that one block may need, records included */
+
+/* Code behind the block's straight line: where its side exits lead. */
+enum tr_tail_kind { TR_TAIL_DIRECT, TR_TAIL_TABLE, TR_TAIL_CALLOUT, TR_TAIL_POPF };
+
+struct tr_tail {
+    uint8_t kind;
+    uint8_t *field;  /* rel32 to fill in (writable view) */
+    uint64_t pc;     /* where the guest goes */
+    uint16_t site;   /* index among the block's sites */
+    uint16_t insn;   /* index of the instruction */
+};
+
+/* A block in the making. */
+struct tr_block {
+    const struct tr_request *rq;
+    struct tr_insn insn[TR_MAX_INSNS];
+    uint16_t at[TR_MAX_INSNS];  /* offsets from pc */
+    unsigned ninsns;
+    unsigned end;               /* guest bytes */
+    bool crossing;              /* a single instruction over two pages */
+    uint8_t *base, *p;          /* writable view */
+    struct cc_map map[TR_MAX_INSNS];
+    unsigned nmap;
+    struct cc_site site[TR_MAX_SITES];
+    unsigned nsites;
+    struct tr_tail tail[TR_MAX_TAILS];
+    unsigned ntails;
+    uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
+};
+
+static inline void e1(struct tr_block *t, unsigned b)
+{
+    *t->p++ = (uint8_t) b;
+}
+static inline void e2(struct tr_block *t, unsigned b0, unsigned b1)
+{
+    e1(t, b0);
+    e1(t, b1);
+}
+static inline void e3(struct tr_block *t, unsigned b0, unsigned b1, unsigned b2)
+{
+    e2(t, b0, b1);
+    e1(t, b2);
+}
+static inline void e4(struct tr_block *t, unsigned b0, unsigned b1, unsigned b2, unsigned b3)
+{
+    e2(t, b0, b1);
+    e2(t, b2, b3);
+}
+static inline void e32(struct tr_block *t, uint32_t v)
+{
+    __builtin_memcpy(t->p, &v, 4);
+    t->p += 4;
+}
+static inline uint8_t *tr_rx(const struct tr_block *t, const uint8_t *rw)
+{
+    return t->rq->cc->rx + (rw - t->rq->cc->rw);
+}
+/* The rel32 at field (writable view) leads to target (executable view). */
+static inline void tr_patch(const struct tr_block *t, uint8_t *field, const uint8_t *target)
+{
+    int32_t rel = (int32_t) (target - (tr_rx(t, field) + 4));
+    __builtin_memcpy(field, &rel, 4);
+}
+static inline void e_jmp(struct tr_block *t, const uint8_t *target)
+{
+    e1(t, 0xe9);
+    e32(t, 0);
+    tr_patch(t, t->p - 4, target);
+}
+
+/* Displacement of a field of rt_cpu from %fs. */
+static inline uint32_t tr_state(size_t offset)
+{
+    return (uint32_t) (rt_cpu_offset() + (intptr_t) offset);
+}
+#define STATE(field) tr_state(offsetof(struct rt_cpu, field))
+
+/* op reg, %fs:state; opcode one byte, rex 0 or a REX byte */
+static inline void e_state(struct tr_block *t, unsigned rex, unsigned opcode, unsigned reg,
+                           uint32_t state)
+{
+    e1(t, 0x64);
+    if (rex)
+        e1(t, rex);
+    e3(t, opcode, 0x04 | (reg & 7) << 3, 0x25);
+    e32(t, state);
+}
+/* mov $imm, %r8d (or r9d) */
+static inline void e_mov_r8d(struct tr_block *t, uint32_t imm)
+{
+    e2(t, 0x41, 0xb8);
+    e32(t, imm);
+}
+static inline void e_mov_r9d(struct tr_block *t, uint32_t imm)
+{
+    e2(t, 0x41, 0xb9);
+    e32(t, imm);
+}
+/* lea disp8(%rsp), %esp */
+static inline void e_lea_esp(struct tr_block *t, int disp)
+{
+    if (disp >= -128 && disp <= 127) {
+        e4(t, 0x8d, 0x64, 0x24, (uint8_t) disp);
+    } else {
+        e3(t, 0x8d, 0xa4, 0x24);
+        e32(t, (uint32_t) disp);
+    }
+}
+/* op reg, %gs:disp8(%esp); size 2 or 4 */
+static inline void e_gs_esp(struct tr_block *t, unsigned opcode, unsigned reg, int disp,
+                            unsigned size)
+{
+    e2(t, 0x65, 0x67);
+    if (size == 2)
+        e1(t, 0x66);
+    if (reg >= 8)
+        e1(t, 0x44);
+    e4(t, opcode, 0x44 | (reg & 7) << 3, 0x24, (uint8_t) disp);
+}
+
+/* translate.c */
+void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe);
+void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uint64_t pc,
+                 unsigned insn);
+
+/* Emitters: each emits instruction i of t. True: done. False: it must be a callout. */
+bool tr_copy(struct tr_block *t, unsigned i);
+bool tr_xlat(struct tr_block *t, unsigned i);
+bool tr_push(struct tr_block *t, unsigned i);
+bool tr_pop(struct tr_block *t, unsigned i);
+bool tr_leave(struct tr_block *t, unsigned i);
+bool tr_string(struct tr_block *t, unsigned i);
+bool tr_cli(struct tr_block *t, unsigned i);
+bool tr_sti(struct tr_block *t, unsigned i);
+bool tr_pushf(struct tr_block *t, unsigned i);
+bool tr_popf(struct tr_block *t, unsigned i);
+void tr_popf_tail(struct tr_block *t, const struct tr_tail *tail);
+bool tr_rdtsc(struct tr_block *t, unsigned i);
+bool tr_jcc(struct tr_block *t, unsigned i);
+bool tr_jmp_rel(struct tr_block *t, unsigned i);
+bool tr_jmp_ind(struct tr_block *t, unsigned i);
+bool tr_call_rel(struct tr_block *t, unsigned i);
+bool tr_call_ind(struct tr_block *t, unsigned i);
+bool tr_ret(struct tr_block *t, unsigned i);
+bool tr_loop(struct tr_block *t, unsigned i);
+
+/* branch.c: continue at pc from here. */
+void tr_goto(struct tr_block *t, uint64_t pc, bool may_link);
+/* copy.c: loads the 32-bit memory (or register) operand of i into host register r8 or above. */
+bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg);
+
+static inline uint64_t tr_pc_of(const struct tr_block *t, unsigned i)
+{
+    return t->rq->pc + t->at[i];
+}
+static inline uint64_t tr_next_of(const struct tr_block *t, unsigned i)
+{
+    return (uint32_t) (tr_pc_of(t, i) + t->insn[i].len);
+}
+
+#endif

@@ -1,0 +1,335 @@
+/* translate.c - the block loop: guest bytes in, a block of host code out.
+ *
+ * A block starts anywhere, goes on over conditional branches (their taken sides are side exits) and
+ * ends at an unconditional branch, a callout, the page's end, or max_insns. An instruction that
+ * crosses into the next page is a block of its own, reached only through jump tables.
+ *
+ *   decode ahead -> [indirect entry: is r8d this block's pc?]
+ *                   [direct entry]  code of each instruction, by the table below
+ *                   [tails: side exits, callouts]  [callout records]
+ *
+ * A callout is: r8d = pc, r9 = the instruction's record (or 0: the slow path decodes it again),
+ * jump to the callout stub.
+ *
+ * Nothing is published before everything is emitted: an abort leaves no trace. */
+#include "translator/emit.h"
+
+#include <string.h>
+
+typedef bool emitter(struct tr_block *t, unsigned i);
+
+static emitter *const emitters[TR_OP_COUNT] = {
+    [TR_OP_copy] = tr_copy,         [TR_OP_nop] = tr_copy,           [TR_OP_wait] = tr_copy,
+    [TR_OP_xlat] = tr_xlat,         [TR_OP_maskmov] = tr_xlat,       [TR_OP_push] = tr_push,
+    [TR_OP_pop] = tr_pop,           [TR_OP_leave] = tr_leave,        [TR_OP_movs] = tr_string,
+    [TR_OP_stos] = tr_string,       [TR_OP_lods] = tr_string,        [TR_OP_scas] = tr_string,
+    [TR_OP_cmps] = tr_string,       [TR_OP_cli] = tr_cli,            [TR_OP_sti] = tr_sti,
+    [TR_OP_pushf] = tr_pushf,       [TR_OP_popf] = tr_popf,          [TR_OP_rdtsc] = tr_rdtsc,
+    [TR_OP_jcc] = tr_jcc,           [TR_OP_jmp_rel] = tr_jmp_rel,    [TR_OP_jmp_ind] = tr_jmp_ind,
+    [TR_OP_call_rel] = tr_call_rel, [TR_OP_call_ind] = tr_call_ind,  [TR_OP_ret] = tr_ret,
+    [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,
+};
+
+void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)
+{
+    struct cc_map *row = &t->map[t->nmap];
+
+    row->host = (uint16_t) (t->p - t->base);
+    row->guest = (uint16_t) (t->at[i] | recipe << 12);
+    if (t->nmap && t->map[t->nmap - 1].host == row->host)
+        t->map[t->nmap - 1] = *row;
+    else
+        t->nmap++;
+}
+
+void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uint64_t pc,
+                 unsigned insn)
+{
+    struct tr_tail *tail = &t->tail[t->ntails++];
+
+    RT_ASSERT(t->ntails <= TR_MAX_TAILS);
+    *tail = (struct tr_tail){(uint8_t) kind, field, pc, 0, (uint16_t) insn};
+    if (kind != TR_TAIL_DIRECT)
+        return;
+    tail->site = (uint16_t) t->nsites;
+    t->site[t->nsites++] = (struct cc_site){
+        .target_pc = pc, .jump = (uint32_t) (field - t->rq->cc->rw)};
+}
+
+/* ---- decoding ahead ---- */
+
+static bool feature_enabled(const struct tr_block *t, const struct tr_insn *insn)
+{
+    return insn->feature == TR_F_NONE || t->rq->key & (TR_K_X87 << (insn->feature - TR_F_X87));
+}
+
+static bool ends_block(const struct tr_insn *insn)
+{
+    switch (insn->cls) {
+    case TR_REFUSED:
+    case TR_CALLOUT:
+    case TR_ABSENT:
+        return true;
+    case TR_BRANCH:
+        return insn->op != TR_OP_jcc && insn->op != TR_OP_loop && insn->op != TR_OP_jcxz;
+    default:
+        return false;
+    }
+}
+
+static void mark_step(struct tr_insn *insn, unsigned len)
+{
+    insn->cls = TR_REFUSED;
+    insn->op = TR_OP_refused;
+    insn->len = (uint8_t) len;
+}
+
+/* A first instruction that reaches into the next page. */
+static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
+{
+    uint8_t bytes[30];
+
+    if (!t->rq->bytes2)
+        return TR_SECOND_PAGE;
+    memcpy(bytes, t->rq->bytes, avail);
+    memcpy(bytes + avail, t->rq->bytes2, 15);
+    t->crossing = true;
+    t->ninsns = 1;
+    if (tr_decode(bytes, avail + 15, TR_MODE_32, &t->insn[0]) != TR_DECODE_OK)
+        mark_step(&t->insn[0], (unsigned) avail + 1);
+    t->end = t->insn[0].len;
+    return TR_DONE;
+}
+
+static enum tr_result decode_ahead(struct tr_block *t)
+{
+    size_t room = 4096 - (t->rq->pc & 4095);
+
+    while (t->ninsns < t->rq->max_insns && t->end < room) {
+        struct tr_insn *insn = &t->insn[t->ninsns];
+        enum tr_decode_status status =
+            tr_decode(t->rq->bytes + t->end, room - t->end, TR_MODE_32, insn);
+        if (status == TR_DECODE_SHORT)
+            return t->ninsns ? TR_DONE : decode_crossing(t, room);
+        t->at[t->ninsns++] = (uint16_t) t->end;
+        if (status != TR_DECODE_OK || !feature_enabled(t, insn))
+            mark_step(insn, insn->len ? insn->len : 1);
+        t->end += insn->len;
+        if (ends_block(insn))
+            break;
+    }
+    return TR_DONE;
+}
+
+/* Whether the guest's arithmetic flags at the block's start can still be seen by anyone. */
+static bool flags_live_at_entry(const struct tr_block *t)
+{
+    uint32_t written = 0;
+
+    for (unsigned i = 0; i < t->ninsns; i++) {
+        const struct tr_insn *insn = &t->insn[i];
+        bool quiet = insn->cls == TR_COPY && insn->feature == TR_F_NONE && !insn->lock &&
+                     (!insn->has_mem || insn->agen_only) && insn->op == TR_OP_copy &&
+                     (insn->has_modrm || (insn->opcode & 0xfc) != 0xa0 || insn->map);
+        /* DIV, IDIV may fault; UD forms too */
+        if (!quiet || (insn->map == 0 && (insn->opcode & 0xfe) == 0xf6 && (insn->reg & 7) >= 6))
+            return true;
+        if (insn->flags_read & RT_ARITH & ~written)
+            return true;
+        written |= insn->flags_written;
+        if ((written & RT_ARITH) == RT_ARITH)
+            return false;
+    }
+    return true;
+}
+
+/* ---- emitting ---- */
+
+/* Falls through when r8d is this block's pc, else goes to the miss stub. */
+static void emit_entry(struct tr_block *t)
+{
+    uint8_t *field;
+
+    if (!flags_live_at_entry(t)) {
+        e3(t, 0x41, 0x81, 0xf8); /* cmp $pc, %r8d */
+        e32(t, (uint32_t) t->rq->pc);
+        e2(t, 0x0f, 0x85); /* jne miss */
+        e32(t, 0);
+        tr_patch(t, t->p - 4, t->rq->stubs->miss);
+        return;
+    }
+    e3(t, 0x49, 0x89, 0xc9); /* mov %rcx, %r9 */
+    e3(t, 0x41, 0x8d, 0x88); /* lea -pc(%r8), %ecx */
+    e32(t, (uint32_t) -t->rq->pc);
+    e2(t, 0xe3, 0); /* jrcxz over */
+    field = t->p;
+    e3(t, 0x4c, 0x89, 0xc9); /* mov %r9, %rcx */
+    e_jmp(t, t->rq->stubs->miss);
+    field[-1] = (uint8_t) (t->p - field);
+    e3(t, 0x4c, 0x89, 0xc9); /* over: mov %r9, %rcx */
+}
+
+/* lea n(%r13), %r13 for the instructions up to the next branch */
+static void emit_count(struct tr_block *t, unsigned i)
+{
+    unsigned n = 1;
+
+    if (!(t->rq->key & TR_K_COUNT))
+        return;
+    while (i + n < t->ninsns && t->insn[i + n - 1].cls != TR_BRANCH)
+        n++;
+    e4(t, 0x4d, 0x8d, 0x6d, n);
+}
+
+static void emit_callout(struct tr_block *t, unsigned i)
+{
+    e_mov_r8d(t, (uint32_t) tr_pc_of(t, i));
+    if (t->insn[i].cls == TR_REFUSED || t->insn[i].cls == TR_ABSENT) {
+        e_mov_r9d(t, 0);
+    } else {
+        e3(t, 0x4c, 0x8d, 0x0d); /* lea record(%rip), %r9 */
+        e32(t, 0);
+        t->record[i] = (uint32_t) (t->p - t->base); /* fixed up with the record */
+    }
+    e_jmp(t, t->rq->stubs->callout);
+}
+
+/* Returns whether the block is left for good. */
+static bool emit_instruction(struct tr_block *t, unsigned i)
+{
+    struct tr_insn *insn = &t->insn[i];
+    uint8_t *before = t->p;
+    unsigned nmap, ntails = t->ntails, nsites = t->nsites;
+
+    tr_map(t, i, CC_R_IDENTITY);
+    nmap = t->nmap;
+    emitter *emit = insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED ? NULL : emitters[insn->op];
+    if (emit && !insn->lock && emit(t, i))
+        return ends_block(insn);
+    if (emit && insn->lock && insn->cls == TR_COPY && emit(t, i))
+        return false;
+    t->p = before;
+    t->nmap = nmap;
+    t->ntails = ntails;
+    t->nsites = nsites;
+    emit_callout(t, i);
+    return true;
+}
+
+static void emit_tail(struct tr_block *t, struct tr_tail *tail)
+{
+    tr_patch(t, tail->field, tr_rx(t, t->p));
+    switch (tail->kind) {
+    case TR_TAIL_DIRECT:
+        t->site[tail->site].stub = (uint32_t) (t->p - t->rq->cc->rw);
+        e_mov_r8d(t, (uint32_t) tail->pc);
+        e_mov_r9d(t, t->rq->cc->nsites + tail->site);
+        e_jmp(t, t->rq->stubs->direct);
+        break;
+    case TR_TAIL_TABLE:
+        tr_goto(t, tail->pc, false);
+        break;
+    case TR_TAIL_CALLOUT:
+        emit_callout(t, tail->insn);
+        break;
+    case TR_TAIL_POPF:
+        tr_popf_tail(t, tail);
+        break;
+    }
+}
+
+/* The decoded instructions that callouts need, behind the code. */
+static void emit_records(struct tr_block *t)
+{
+    for (unsigned i = 0; i < t->ninsns; i++) {
+        if (!t->record[i])
+            continue;
+        t->p = (uint8_t *) (((uintptr_t) t->p + 7) & ~(uintptr_t) 7);
+        memcpy(t->p, &t->insn[i], sizeof(t->insn[i]));
+        tr_patch(t, t->base + t->record[i] - 4, tr_rx(t, t->p));
+        t->p += sizeof(t->insn[i]);
+    }
+}
+
+static void emit_block(struct tr_block *t, struct cc_block *proto)
+{
+    bool left = false;
+
+    emit_entry(t);
+    proto->direct = (uint16_t) (t->p - t->base);
+    for (unsigned i = 0; i < t->ninsns && !left; i++) {
+        if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
+            emit_count(t, i);
+        left = emit_instruction(t, i);
+    }
+    if (!left) {
+        bool in_page = (t->end & 4095) + (t->rq->pc & 4095) < 4096;
+        bool short_of_page = t->ninsns == t->rq->max_insns;
+        /* Not linked when the next instruction crosses the page's end. */
+        tr_goto(t, (uint32_t) (t->rq->pc + t->end), in_page && short_of_page);
+    }
+    for (unsigned i = 0; i < t->ntails; i++)
+        emit_tail(t, &t->tail[i]);
+    proto->host_len = (uint32_t) (t->p - t->base);
+    emit_records(t);
+}
+
+enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block)
+{
+    struct tr_block t = {.rq = request};
+    struct cc_block proto = {.pc = request->pc, .gpa = request->gpa, .gpa2 = ~0ull,
+                             .key = request->key};
+
+    RT_ASSERT(request->max_insns <= TR_MAX_INSNS);
+    enum tr_result result = decode_ahead(&t);
+    if (result != TR_DONE)
+        return result;
+    t.base = t.p = cc_reserve(request->cc, TR_MAX_HOST);
+    if (!t.p)
+        return TR_FULL;
+    emit_block(&t, &proto);
+    RT_ASSERT((size_t) (t.p - t.base) <= TR_MAX_HOST);
+    proto.host = (uint32_t) (t.base - request->cc->rw);
+    proto.len = (uint16_t) t.end;
+    proto.insns = (uint16_t) t.ninsns;
+    proto.nmap = (uint16_t) t.nmap;
+    proto.nsites = t.nsites;
+    if (t.crossing)
+        proto.gpa2 = request->gpa2;
+    *block = cc_block_add(request->cc, &proto, t.map, t.site);
+    if (!*block) {
+        cc_abort(request->cc);
+        return TR_FULL;
+    }
+    cc_commit(request->cc, (size_t) (t.p - t.base));
+    return TR_DONE;
+}
+
+/* ---- the permanent stubs ---- */
+
+static uint8_t *emit_stub(struct cc *cc, enum rt_exit reason)
+{
+    uint8_t *p = cc_reserve(cc, 32);
+    uint64_t target = (uint64_t) rt_exit_common;
+    uint32_t code = reason;
+    static const uint8_t jump[] = {0xff, 0x25, 0, 0, 0, 0}; /* jmp *0(%rip) */
+
+    if (!p)
+        return NULL;
+    p[0] = 0x41; /* mov $reason, %r10d */
+    p[1] = 0xba;
+    memcpy(p + 2, &code, 4);
+    memcpy(p + 6, jump, 6);
+    memcpy(p + 12, &target, 8);
+    return cc_commit(cc, 32);
+}
+
+int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
+{
+    stubs->miss = emit_stub(cc, RT_EXIT_INDIRECT);
+    stubs->direct = emit_stub(cc, RT_EXIT_DIRECT);
+    stubs->callout = emit_stub(cc, RT_EXIT_CALLOUT);
+    stubs->pending = emit_stub(cc, RT_EXIT_PENDING);
+    RT_ASSERT(stubs->miss && stubs->direct && stubs->callout && stubs->pending);
+    return cc_seal_stubs(cc, stubs->miss);
+}
