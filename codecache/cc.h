@@ -63,7 +63,8 @@ struct cc_site {
 
 struct cc_page {
     uint32_t blocks;    /* first block with code on this page */
-    uint16_t writes;    /* how often its code was invalidated by a write */
+    uint16_t drops;     /* how often all of its blocks went because of writes beside them */
+    uint16_t misses;    /* writes beside its blocks since the last time */
     uint8_t code;       /* the page is write-protected in all views */
     uint8_t maps;       /* small writable mappings in views, saturating */
 };

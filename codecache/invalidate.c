@@ -50,6 +50,16 @@ static bool overlaps(const struct cc_block *b, uint64_t gpa, unsigned len)
            (gpa < b->gpa2 + (b->len - first) && b->gpa2 < gpa + len);
 }
 
+/* A store beside the blocks of a page costs a fault and a slow step (4 us), translating a page's
+ * blocks again some 30 us. So after 8 stores the page is taken for data and its blocks dropped; each
+ * time that this turns out wrong the patience doubles, up to 512 stores. */
+static bool write_is_data(struct cc_page *page)
+{
+    unsigned patience = 8u << (page->drops < 6 ? page->drops : 6);
+
+    return ++page->misses > patience;
+}
+
 bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len)
 {
     struct cc_page *page = cc_page(cc, gpa);
@@ -66,8 +76,11 @@ bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len)
         }
         link = next;
     }
-    if (hit && page->writes < 0xffff)
-        page->writes++;
+    if (!hit && write_is_data(page)) {
+        cc_invalidate_page(cc, gpa >> 12);
+        page->misses = 0;
+        page->drops++;
+    }
     return page->blocks == CC_NONE;
 }
 

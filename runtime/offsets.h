@@ -11,6 +11,6 @@
 #define CPU_WINDOW     176
 #define CPU_EXIT_ARG   184
 #define CPU_IN_CACHE   156
-#define CPU_INSNS      280
+#define CPU_INSNS      288
 
 #endif

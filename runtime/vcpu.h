@@ -79,6 +79,7 @@ struct rt_cpu {
     uint32_t *segptr[6]; /* where each segment's base is; an unmapped address when unusable */
     uint32_t segbase[8];
     uint64_t tsc_offset;
+    uint64_t tsc_aux;    /* IA32_TSC_AUX, for RDTSCP */
     uint64_t insns;      /* guest instructions executed (NOVT_F_STATS) */
     uint64_t spill[4];
     struct rt_fault fault;

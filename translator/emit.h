@@ -153,6 +153,7 @@ bool tr_pushf(struct tr_block *t, unsigned i);
 bool tr_popf(struct tr_block *t, unsigned i);
 void tr_popf_tail(struct tr_block *t, const struct tr_tail *tail);
 bool tr_rdtsc(struct tr_block *t, unsigned i);
+bool tr_rdtscp(struct tr_block *t, unsigned i);
 bool tr_jcc(struct tr_block *t, unsigned i);
 bool tr_jmp_rel(struct tr_block *t, unsigned i);
 bool tr_jmp_ind(struct tr_block *t, unsigned i);

@@ -130,13 +130,9 @@ void tr_popf_tail(struct tr_block *t, const struct tr_tail *tail)
     emit_leave_pending(t, tail->pc, 0);
 }
 
-/* edx:eax + tsc_offset without flags. */
-bool tr_rdtsc(struct tr_block *t, unsigned i)
+/* edx:eax += tsc_offset without flags. */
+static void emit_tsc_offset(struct tr_block *t)
 {
-    (void) i;
-    if (!(t->rq->key & TR_K_TSC))
-        return false;
-    e2(t, 0x0f, 0x31);
     e2(t, 0x41, 0xb8);                                    /* mov $32, %r8d */
     e32(t, 32);
     e4(t, 0xc4, 0xe2, 0xb9, 0xf7);                        /* shlx %r8, %rdx, %rdx */
@@ -148,5 +144,26 @@ bool tr_rdtsc(struct tr_block *t, unsigned i)
     e2(t, 0xd0, 32);
     e2(t, 0x89, 0xd2);                                    /* mov %edx, %edx */
     e2(t, 0x89, 0xc0);                                    /* mov %eax, %eax */
+}
+
+bool tr_rdtsc(struct tr_block *t, unsigned i)
+{
+    (void) i;
+    if (!(t->rq->key & TR_K_TSC))
+        return false;
+    e2(t, 0x0f, 0x31);
+    emit_tsc_offset(t);
+    return true;
+}
+
+/* RDTSCP without leaking the host's TSC_AUX. */
+bool tr_rdtscp(struct tr_block *t, unsigned i)
+{
+    (void) i;
+    if (!(t->rq->key & TR_K_TSC))
+        return false;
+    e3(t, 0x0f, 0x01, 0xf9);
+    e_state(t, 0, 0x8b, 1, STATE(tsc_aux));               /* mov %fs:tsc_aux, %ecx */
+    emit_tsc_offset(t);
     return true;
 }

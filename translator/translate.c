@@ -27,7 +27,7 @@ static emitter *const emitters[TR_OP_COUNT] = {
     [TR_OP_pushf] = tr_pushf,       [TR_OP_popf] = tr_popf,          [TR_OP_rdtsc] = tr_rdtsc,
     [TR_OP_jcc] = tr_jcc,           [TR_OP_jmp_rel] = tr_jmp_rel,    [TR_OP_jmp_ind] = tr_jmp_ind,
     [TR_OP_call_rel] = tr_call_rel, [TR_OP_call_ind] = tr_call_ind,  [TR_OP_ret] = tr_ret,
-    [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,
+    [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,          [TR_OP_rdtscp] = tr_rdtscp,
 };
 
 void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)

@@ -76,7 +76,7 @@ static uint64_t tsc_khz_reported(uint32_t max_basic)
     if (max_basic >= 0x15) {
         struct mon_cpuid_entry e = host_cpuid(0x15, 0);
         if (e.eax && e.ebx && e.ecx)
-            return (uint64_t) e.ecx * e.ebx / e.eax / 1000;
+            return (uint64_t)e.ecx * e.ebx / e.eax / 1000;
     }
     if (!(host_cpuid(1, 0).ecx >> 31))
         return 0;
@@ -160,7 +160,7 @@ static struct mon_cpuid_entry *find(const struct mon_cpuid *table, uint32_t leaf
     for (unsigned n = 0; n < table->count; n++) {
         const struct mon_cpuid_entry *e = &table->entry[n];
         if (e->leaf == leaf && (!e->has_subleaf || e->subleaf == subleaf))
-            return (struct mon_cpuid_entry *) e;
+            return (struct mon_cpuid_entry *)e;
     }
     return NULL;
 }
@@ -248,7 +248,7 @@ static void add_topology(struct mon_cpuid *table)
 /* A crystal of 1 MHz, so that its ratio to the TSC has the frequency's digits. */
 static void add_frequency(struct mon_cpuid *table)
 {
-    uint32_t khz = (uint32_t) table->tsc_khz, mhz = (khz + 500) / 1000;
+    uint32_t khz = (uint32_t)table->tsc_khz, mhz = (khz + 500) / 1000;
     add(table, (struct mon_cpuid_entry){.leaf = 0x15, .eax = 1000, .ebx = khz, .ecx = 1000000},
         false);
     add(table, (struct mon_cpuid_entry){.leaf = 0x16, .eax = mhz, .ebx = mhz, .ecx = 100}, false);
@@ -260,8 +260,8 @@ static void add_hypervisor(struct mon_cpuid *table)
     memcpy(&e.ebx, "novt", 4);
     e.ecx = e.edx = e.ebx;
     add(table, e, false);
-    add(table,
-        (struct mon_cpuid_entry){.leaf = HYPERVISOR_LAST, .eax = (uint32_t) table->tsc_khz}, false);
+    add(table, (struct mon_cpuid_entry){.leaf = HYPERVISOR_LAST, .eax = (uint32_t)table->tsc_khz},
+        false);
 }
 
 static void add_extended(struct mon_cpuid *table)
@@ -289,7 +289,7 @@ static void add_extended(struct mon_cpuid *table)
 /* Useless without the state that the other enables (SDM 1-13.3, 1-14.3, 1-15.2). */
 static bool needs(const char *name, const char *other)
 {
-    static const char *const with_avx[] = {"avx2", "fma",        "f16c",    "vaes",
+    static const char *const with_avx[] = {"avx2",       "fma",      "f16c",   "vaes",
                                            "vpclmulqdq", "avx_vnni", "avx512f"};
     if (!strcmp(other, "avx512f"))
         return !strncmp(name, "avx512", 6) && strcmp(name, "avx512f");
@@ -324,7 +324,7 @@ static int apply_word(struct mon_cpuid *table, const char *word, size_t len, cha
     if (!f || (*word != '+' && *word != '-')) {
         snprintf(err, err_len,
                  "CPU model: \"%.*s\" is not +NAME or -NAME with a flag's name as in /proc/cpuinfo",
-                 (int) len, word);
+                 (int)len, word);
         return NOVT_E_INVAL;
     }
     if (*word == '+' && !is_available(f)) {
@@ -342,7 +342,7 @@ static int apply_model(struct mon_cpuid *table, const char *model, char *err, si
     size_t len = strcspn(model, ",");
     bool base = len == 4 && !memcmp(model, "base", 4);
     if (!base && !(len == 4 && !memcmp(model, "host", 4))) {
-        snprintf(err, err_len, "CPU model \"%.*s\" is unknown: use host or base", (int) len, model);
+        snprintf(err, err_len, "CPU model \"%.*s\" is unknown: use host or base", (int)len, model);
         return NOVT_E_INVAL;
     }
     for (unsigned n = 0; n < FEATURES; n++) {
@@ -400,8 +400,8 @@ static void add_components(struct mon_cpuid *table)
             add(table, e, true);
     }
     struct mon_cpuid_entry *e = find(table, 0xd, 0);
-    e->eax = (uint32_t) allowed;
-    e->edx = (uint32_t) (allowed >> 32);
+    e->eax = (uint32_t)allowed;
+    e->edx = (uint32_t)(allowed >> 32);
     e->ecx = area_size(table, allowed, false);
 }
 
@@ -424,7 +424,7 @@ static void summarise(struct mon_cpuid *table)
     table->has_la57 = has(table, "la57");
     table->has_1g = has(table, "pdpe1gb");
     table->has_fsgsbase = has(table, "fsgsbase");
-    table->phys_bits = sizes ? (uint8_t) sizes->eax : 36;
+    table->phys_bits = sizes ? (uint8_t)sizes->eax : 36;
 }
 
 int mon_cpuid_build(struct mon_cpuid *table, const char *model, char *err, size_t err_len)

@@ -14,24 +14,24 @@
 #include "monitor/cpu/cpu.h"
 
 /* SDM 4-2.1, IA32_ARCH_CAPABILITIES */
-#define CAP_RDCL_NO         (1ull << 0)
-#define CAP_IBRS_ALL        (1ull << 1)
-#define CAP_SKIP_L1DFL      (1ull << 3)
-#define CAP_SSB_NO          (1ull << 4)
-#define CAP_MDS_NO          (1ull << 5)
-#define CAP_PSCHANGE_MC_NO  (1ull << 6)
-#define CAP_TAA_NO          (1ull << 8)
-#define CAP_SBDR_SSDP_NO    (1ull << 13)
-#define CAP_FBSDP_NO        (1ull << 14)
-#define CAP_PSDP_NO         (1ull << 15)
-#define CAP_BHI_NO          (1ull << 20)
-#define CAP_PBRSB_NO        (1ull << 24)
-#define CAP_GDS_NO          (1ull << 26)
-#define CAP_RFDS_NO         (1ull << 27)
-#define CAP_ITS_NO          (1ull << 62)
-#define ARCH_CAPABILITIES                                                                          \
-    (CAP_RDCL_NO | CAP_IBRS_ALL | CAP_SKIP_L1DFL | CAP_SSB_NO | CAP_MDS_NO | CAP_PSCHANGE_MC_NO |  \
-     CAP_TAA_NO | CAP_SBDR_SSDP_NO | CAP_FBSDP_NO | CAP_PSDP_NO | CAP_BHI_NO | CAP_PBRSB_NO |      \
+#define CAP_RDCL_NO        (1ull << 0)
+#define CAP_IBRS_ALL       (1ull << 1)
+#define CAP_SKIP_L1DFL     (1ull << 3)
+#define CAP_SSB_NO         (1ull << 4)
+#define CAP_MDS_NO         (1ull << 5)
+#define CAP_PSCHANGE_MC_NO (1ull << 6)
+#define CAP_TAA_NO         (1ull << 8)
+#define CAP_SBDR_SSDP_NO   (1ull << 13)
+#define CAP_FBSDP_NO       (1ull << 14)
+#define CAP_PSDP_NO        (1ull << 15)
+#define CAP_BHI_NO         (1ull << 20)
+#define CAP_PBRSB_NO       (1ull << 24)
+#define CAP_GDS_NO         (1ull << 26)
+#define CAP_RFDS_NO        (1ull << 27)
+#define CAP_ITS_NO         (1ull << 62)
+#define ARCH_CAPABILITIES                                                                         \
+    (CAP_RDCL_NO | CAP_IBRS_ALL | CAP_SKIP_L1DFL | CAP_SSB_NO | CAP_MDS_NO | CAP_PSCHANGE_MC_NO | \
+     CAP_TAA_NO | CAP_SBDR_SSDP_NO | CAP_FBSDP_NO | CAP_PSDP_NO | CAP_BHI_NO | CAP_PBRSB_NO |     \
      CAP_GDS_NO | CAP_RFDS_NO | CAP_ITS_NO)
 
 #define MTRR_COUNT 8u
@@ -73,31 +73,35 @@ struct row {
     uint64_t mask; /* PLAIN, IGNORED: what may be written; READ_ONLY and NOWHERE: the value */
 };
 
-#define IN(field)      offsetof(struct mon_msrs, field)
-#define ALL            (~0ull)
-#define FIXED(i, at)   {i, IN(mtrr_fix[at]), MEMORY_TYPES, 0}
-#define VARIABLE(n)                                                                                \
-    {0x200 + 2 * (n), IN(mtrr_var[2 * (n)]), MTRR_BASE, 0}, {                                      \
-        0x201 + 2 * (n), IN(mtrr_var[2 * (n) + 1]), MTRR_MASK, 0                                   \
+#define IN(field) offsetof(struct mon_msrs, field)
+#define ALL       (~0ull)
+#define FIXED(i, at)                         \
+    {                                        \
+        i, IN(mtrr_fix[at]), MEMORY_TYPES, 0 \
+    }
+#define VARIABLE(n)                                              \
+    {0x200 + 2 * (n), IN(mtrr_var[2 * (n)]), MTRR_BASE, 0},      \
+    {                                                            \
+        0x201 + 2 * (n), IN(mtrr_var[2 * (n) + 1]), MTRR_MASK, 0 \
     }
 
 static const struct row rows[] = {
     {MSR_TSC, NOWHERE, SPECIAL, 0},
-    {0x17, NOWHERE, READ_ONLY, 0},                     /* PLATFORM_ID */
-    {0x1b, IN(apic_base), PLAIN, 0xfffff900},          /* APIC_BASE */
-    {0x2a, NOWHERE, READ_ONLY, 0},                     /* EBL_CR_POWERON */
-    {0x3a, NOWHERE, READ_ONLY, 1},                     /* FEATURE_CONTROL: locked */
+    {0x17, NOWHERE, READ_ONLY, 0},            /* PLATFORM_ID */
+    {0x1b, IN(apic_base), PLAIN, 0xfffff900}, /* APIC_BASE */
+    {0x2a, NOWHERE, READ_ONLY, 0},            /* EBL_CR_POWERON */
+    {0x3a, NOWHERE, READ_ONLY, 1},            /* FEATURE_CONTROL: locked */
     {MSR_TSC_ADJUST, IN(tsc_adjust), SPECIAL, 0},
-    {0x48, IN(spec_ctrl), PLAIN, 7},                   /* SPEC_CTRL */
-    {0x79, NOWHERE, IGNORED, ALL},                     /* BIOS_UPDT_TRIG */
-    {0x8b, NOWHERE, IGNORED, ALL},                     /* BIOS_SIGN_ID, see special_value() */
+    {0x48, IN(spec_ctrl), PLAIN, 7}, /* SPEC_CTRL */
+    {0x79, NOWHERE, IGNORED, ALL},   /* BIOS_UPDT_TRIG */
+    {0x8b, NOWHERE, IGNORED, ALL},   /* BIOS_SIGN_ID, see special_value() */
     {MSR_PLATFORM_INFO, NOWHERE, SPECIAL, 0},
     {0xfe, NOWHERE, READ_ONLY, MTRRCAP},
     {0x10a, NOWHERE, READ_ONLY, ARCH_CAPABILITIES},
     {0x174, IN(sysenter_cs), PLAIN, 0xffffffff},
     {0x175, IN(sysenter_esp), CANONICAL, 0},
     {0x176, IN(sysenter_eip), CANONICAL, 0},
-    {0x179, NOWHERE, READ_ONLY, 0},                    /* MCG_CAP: no banks */
+    {0x179, NOWHERE, READ_ONLY, 0}, /* MCG_CAP: no banks */
     {0x17a, IN(mcg_status), PLAIN, 7},
     {0x198, NOWHERE, READ_ONLY, 0},                    /* PERF_STATUS */
     {0x1a0, IN(misc_enable), PLAIN, MISC_ENABLE_BITS}, /* MISC_ENABLE */
@@ -147,7 +151,7 @@ static const struct row *row_of(uint32_t index)
 
 static uint64_t *field_of(struct mon_vcpu *v, const struct row *row)
 {
-    return row->offset == NOWHERE ? NULL : (uint64_t *) ((uint8_t *) &v->msr + row->offset);
+    return row->offset == NOWHERE ? NULL : (uint64_t *)((uint8_t *)&v->msr + row->offset);
 }
 
 static bool has_long_mode(struct mon_vcpu *v)
@@ -212,7 +216,7 @@ enum mon_rc mon_rdmsr(struct mon_vcpu *v, uint32_t index, uint64_t *value)
 
 static bool is_canonical(uint64_t address)
 {
-    return (uint64_t) ((int64_t) (address << 16) >> 16) == address;
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
 /* Eight memory types (SDM 3-11.11.2.1); UC- (7) in the PAT only. */
@@ -271,7 +275,7 @@ static bool efer_write(struct mon_vcpu *v, uint64_t value)
 {
     if (!efer_is_valid(v, value))
         return false;
-    value = (value & ~(uint64_t) MON_EFER_LMA) | (v->efer & MON_EFER_LMA); /* LMA: read-only */
+    value = (value & ~(uint64_t)MON_EFER_LMA) | (v->efer & MON_EFER_LMA); /* LMA: read-only */
     uint64_t changed = value ^ v->efer;
     v->efer = value;
     if (changed)

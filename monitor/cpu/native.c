@@ -75,7 +75,7 @@ const struct tr_insn *step_native_prepare(struct mon_vcpu *v, const struct tr_in
 static uint8_t *put_rip_relative(uint8_t *p, uint32_t opcode, unsigned opcode_len,
                                  const uint8_t *p_rx, const void *target)
 {
-    int32_t disp = (int32_t) ((const uint8_t *) target - (p_rx + opcode_len + 4));
+    int32_t disp = (int32_t)((const uint8_t *)target - (p_rx + opcode_len + 4));
     memcpy(p, &opcode, opcode_len);
     memcpy(p + opcode_len, &disp, 4);
     return p + opcode_len + 4;
@@ -88,7 +88,7 @@ static uint8_t *put_rip_relative(uint8_t *p, uint32_t opcode, unsigned opcode_le
 
 static bool slot_emit(struct mon_native *native, struct native_slot *slot, unsigned offset)
 {
-    size_t at = (size_t) (slot - native->slots) * SLOT_SIZE;
+    size_t at = (size_t)(slot - native->slots) * SLOT_SIZE;
     uint8_t *start = native->code_rw + at, *p = start;
     const uint8_t *rx = native->code_rx + at;
 
@@ -102,7 +102,7 @@ static bool slot_emit(struct mon_native *native, struct native_slot *slot, unsig
     p = put_rip_relative(p, LOAD_RSP, 3, rx + (p - start), &native->frame->host_sp);
     put_rip_relative(p, JMP_MEM, 2, rx + (p - start), &native->frame->ret);
     slot->emitted = true;
-    slot->offset = (uint8_t) offset;
+    slot->offset = (uint8_t)offset;
     return true;
 }
 
@@ -204,8 +204,8 @@ int mon_native_create(struct mon_vcpu *v)
         mon_native_destroy(v);
         return rc;
     }
-    native->frame = (struct rt_native_frame *) (native->code_rx + NATIVE_CODE_SIZE);
-    native->frame->ret = (const void *) rt_native_return;
+    native->frame = (struct rt_native_frame *)(native->code_rx + NATIVE_CODE_SIZE);
+    native->frame->ret = (const void *)rt_native_return;
     native->buffer = native->code_rx + NATIVE_CODE_SIZE + 4096;
     v->cpu->native_lo = v->saved.native_lo = native->code_rx;
     v->cpu->native_hi = v->saved.native_hi = native->code_rx + NATIVE_CODE_SIZE;

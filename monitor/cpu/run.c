@@ -243,14 +243,18 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     return MON_OK;
 }
 
-/* A block whose single instruction crosses a page is right only for that second page. */
-static bool second_page_matches(struct mon_vcpu *v, const struct cc_block *b)
+/* A block whose instruction crosses a page is right only for that second page: MON_FAULT when the
+ * page cannot be fetched, *match whether it is the one that the block was made from. */
+static enum mon_rc check_second_page(struct mon_vcpu *v, const struct cc_block *b,
+                                     struct mon_walk *walk2, bool *match)
 {
-    struct mon_walk walk;
-    uint64_t gla = (uint32_t) ((b->pc | 4095) + 1);
-
-    return b->gpa2 == ~0ull ||
-           (mon_walk(v, gla, MON_FETCH, v->cpu->cpl, &walk) == MON_OK && walk.gpa == b->gpa2);
+    *match = true;
+    if (b->gpa2 == ~0ull)
+        return MON_OK;
+    if (mon_walk(v, (uint32_t) ((b->pc | 4095) + 1), MON_FETCH, v->cpu->cpl, walk2) != MON_OK)
+        return MON_FAULT;
+    *match = walk2->gpa == b->gpa2;
+    return MON_OK;
 }
 
 static enum mon_rc slow_step(struct mon_vcpu *v);
@@ -259,14 +263,17 @@ static enum mon_rc slow_step(struct mon_vcpu *v);
 static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
 {
     struct cc *cc = &v->vm->cc;
-    struct mon_walk walk;
+    struct mon_walk walk, walk2;
     struct cc_block *b;
+    bool match = false;
 
     if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
     b = cc_lookup(cc, v->cpu->rip, walk.gpa, v->key);
-    if (b && !second_page_matches(v, b)) {
-        cc_invalidate_page(cc, b->gpa2 >> 12);
+    if (b && check_second_page(v, b, &walk2, &match) != MON_OK)
+        return MON_FAULT;
+    if (b && !match) {
+        cc_invalidate(cc, b->gpa, 1);
         b = NULL;
     }
     if (!b) {
@@ -279,8 +286,10 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
             return slow_step(v);
         if (flushes != cc->flushes)
             site = NULL;
+        if (check_second_page(v, b, &walk2, &match) != MON_OK)
+            return MON_FAULT;
     }
-    mon_view_enter_block(v, b, &walk);
+    mon_view_enter_block(v, b, &walk, b->gpa2 == ~0ull ? NULL : &walk2);
     if (site && b->gpa2 == ~0ull && !(v->vm->config.flags & NOVT_F_NO_CHAIN)) {
         const struct cc_block *from = &cc->blocks[site->block];
         if (from->valid && from->gpa >> 12 == b->gpa >> 12 && site->target_pc == b->pc)
@@ -491,6 +500,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     rt_gs_window(cpu);
     v->shadow = false;
     cpu->jump_table = v->table;
+    cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
     __atomic_store_n(&cpu->in_cache, 1, __ATOMIC_SEQ_CST);
     if (__atomic_load_n(&v->kicked, __ATOMIC_SEQ_CST)) {

@@ -13,8 +13,8 @@
  * Handlers check first and commit last. An access that the embedder has to answer ends the attempt
  * with MON_EXIT; the next attempt finds the answer in v->replay.
  *
- * Thread: the vCPU's own. Vector state is parked before a handler runs, as libc and Zydis use
- * vector registers; the quiet handlers below stay inside the engine and are spared that. */
+ * Thread: the vCPU's own. mon_step() parks vector state, as Zydis uses vector registers;
+ * mon_execute() does so only for the handlers that need it. */
 #include "monitor/cpu/step.h"
 
 #include "runtime/rt.h"
@@ -27,24 +27,23 @@ static step_handler *const handlers[TR_OP_COUNT] = {
 #undef OP
 };
 
-/* Handlers that reach no code outside the engine, so that vector state may stay live. */
-static const bool quiet[TR_OP_COUNT] = {
-    [TR_OP_nop] = true,         [TR_OP_cli] = true,         [TR_OP_sti] = true,
-    [TR_OP_hlt] = true,         [TR_OP_clac] = true,        [TR_OP_stac] = true,
-    [TR_OP_clts] = true,        [TR_OP_mov_from_cr] = true, [TR_OP_mov_from_dr] = true,
-    [TR_OP_mov_to_dr] = true,   [TR_OP_rdmsr] = true,       [TR_OP_rdtsc] = true,
-    [TR_OP_rdtscp] = true,      [TR_OP_rdpid] = true,       [TR_OP_cpuid] = true,
-    [TR_OP_wbinvd] = true,      [TR_OP_invd] = true,        [TR_OP_swapgs] = true,
-    [TR_OP_ud] = true,          [TR_OP_absent] = true,      [TR_OP_refused] = true,
-    [TR_OP_sysenter] = true,    [TR_OP_jcc] = true,         [TR_OP_jmp_rel] = true,
-    [TR_OP_loop] = true,        [TR_OP_jcxz] = true,        [TR_OP_salc] = true,
+/* Handlers that look at vector state, or reach code outside the engine, which uses its registers.
+ * All others leave it live: a callout costs no XSAVE. */
+static const bool parks[TR_OP_COUNT] = {
+    [TR_OP_copy] = true,   [TR_OP_wait] = true,      [TR_OP_maskmov] = true,
+    [TR_OP_fxsave] = true, [TR_OP_fxrstor] = true,   [TR_OP_xsave] = true,
+    [TR_OP_xsavec] = true, [TR_OP_xsaveopt] = true,  [TR_OP_xsaves] = true,
+    [TR_OP_xrstor] = true, [TR_OP_xrstors] = true,   [TR_OP_fnstenv] = true,
+    [TR_OP_fnsave] = true, [TR_OP_fldenv] = true,    [TR_OP_frstor] = true,
+    [TR_OP_xgetbv] = true, [TR_OP_mov_to_cr] = true, [TR_OP_lmsw] = true,
+    [TR_OP_invlpg] = true, [TR_OP_invpcid] = true,   [TR_OP_wrmsr] = true,
 };
 
 /* ---- memory operands ---- */
 
 uint64_t step_ea(const struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    uint64_t ea = (uint64_t) i->disp;
+    uint64_t ea = (uint64_t)i->disp;
     if (i->base == 16)
         ea += next;
     else if (i->base >= 0)
@@ -61,7 +60,7 @@ void step_breakpoints(struct mon_vcpu *v, uint64_t address, unsigned len, unsign
 
     for (unsigned n = 0; n < 4; n++) {
         unsigned type = dr7 >> (16 + 4 * n) & 3, size = sizes[dr7 >> (18 + 4 * n) & 3];
-        uint64_t start = v->dr[n] & ~(uint64_t) (size - 1);
+        uint64_t start = v->dr[n] & ~(uint64_t)(size - 1);
         bool matches = type == rw || (type == STEP_BP_READ && rw == STEP_BP_WRITE);
         if ((dr7 >> (2 * n) & 3) && matches && address < start + size && start < address + len)
             v->debug_hits |= 1u << n;
@@ -149,7 +148,7 @@ static enum mon_rc check_avx(struct mon_vcpu *v, uint64_t components)
 /* SDM 2-2.4 (exception classes), 3-2.5 (CR0.EM, CR0.TS), 1-13.3 (XCR0). */
 static enum mon_rc check_feature(struct mon_vcpu *v, const struct tr_insn *i)
 {
-    switch ((enum tr_feature) i->feature) {
+    switch ((enum tr_feature)i->feature) {
     case TR_F_NONE:
         return MON_OK;
     case TR_F_X87:
@@ -189,7 +188,7 @@ static void log_instruction(struct mon_vcpu *v, const struct tr_insn *i)
     char text[96];
     tr_format(i, v->cpu->rip, text, sizeof(text));
     mon_log(v, NOVT_LOG_STEP, "step %04x:%llx %s", v->seg[NOVT_CS].selector,
-            (unsigned long long) v->cpu->rip, text);
+            (unsigned long long)v->cpu->rip, text);
 }
 
 /* Everything between decoding and debug traps. */
@@ -199,7 +198,7 @@ static enum mon_rc run_handler(struct mon_vcpu *v, const struct tr_insn *i)
     bool logged = mon_log_on(v, NOVT_LOG_STEP);
     enum mon_rc rc;
 
-    if (cpu->fpu_live && (logged || !quiet[i->op]))
+    if (cpu->fpu_live && (logged || parks[i->op]))
         rt_fpu_park(cpu);
     if (logged)
         log_instruction(v, i);
@@ -211,7 +210,7 @@ static enum mon_rc run_handler(struct mon_vcpu *v, const struct tr_insn *i)
     if (i->feature != TR_F_NONE && (rc = check_feature(v, i)) != MON_OK)
         return rc;
     uint64_t next = cpu->rip + i->len;
-    return handlers[i->op](v, i, i->mode == TR_MODE_64 ? next : (uint32_t) next);
+    return handlers[i->op](v, i, i->mode == TR_MODE_64 ? next : (uint32_t)next);
 }
 
 enum mon_rc mon_execute(struct mon_vcpu *v, const struct tr_insn *insn)
@@ -249,13 +248,13 @@ static enum mon_rc code_window(struct mon_vcpu *v, uint64_t *gla, unsigned *len)
     *len = 15;
     if (mon_code64(v)) {
         *gla = rip;
-        return step_sign_extend(rip, 48) == (int64_t) rip ? MON_OK : mon_raise_error(v, MON_GP, 0);
+        return step_sign_extend(rip, 48) == (int64_t)rip ? MON_OK : mon_raise_error(v, MON_GP, 0);
     }
     if (rip > limit)
         return mon_raise_error(v, MON_GP, 0);
     if (limit - rip < 14)
-        *len = (unsigned) (limit - rip) + 1;
-    *gla = (uint32_t) (v->seg[NOVT_CS].base + rip);
+        *len = (unsigned)(limit - rip) + 1;
+    *gla = (uint32_t)(v->seg[NOVT_CS].base + rip);
     return MON_OK;
 }
 
@@ -263,7 +262,7 @@ static enum mon_rc code_window(struct mon_vcpu *v, uint64_t *gla, unsigned *len)
 static enum mon_rc fetch(struct mon_vcpu *v, uint64_t gla, unsigned allowed, struct tr_insn *insn)
 {
     uint8_t bytes[16];
-    unsigned in_page = 4096 - (unsigned) (gla & 4095);
+    unsigned in_page = 4096 - (unsigned)(gla & 4095);
     unsigned len = allowed < in_page ? allowed : in_page;
     enum mon_rc rc = mon_lin_read(v, gla, bytes, len, MON_FETCH);
 
@@ -273,7 +272,7 @@ static enum mon_rc fetch(struct mon_vcpu *v, uint64_t gla, unsigned allowed, str
     if (status == TR_DECODE_SHORT && len < allowed) {
         uint64_t rest = gla + len;
         if (!mon_code64(v))
-            rest = (uint32_t) rest;
+            rest = (uint32_t)rest;
         rc = mon_lin_read(v, rest, bytes + len, allowed - len, MON_FETCH);
         if (rc != MON_OK)
             return rc;
@@ -342,7 +341,7 @@ static enum mon_rc step_fetched(struct mon_vcpu *v, const struct tr_insn *insn)
     v->shadow = v->shadow_ss = false;
     /* Fetching took answers of the embedder: then only one iteration may follow them. */
     v->rep_budget = 1;
-    cpu->rflags &= ~(uint64_t) RT_RF;
+    cpu->rflags &= ~(uint64_t)RT_RF;
     enum mon_rc rc = run_handler(v, insn);
     if (rc != MON_EXIT)
         step_commit(v);

@@ -12,15 +12,14 @@
  * One handler for each enum tr_op, step_NAME(v, i, next): next is the address behind the
  * instruction. A handler that completes calls step_done() or sets rip itself.
  *
- * While a handler runs, vector state is parked in cpu->xsave, unless the handler is one of the
- * quiet ones (step.c), which call nothing outside the engine. */
+ * Vector state may be live while a handler runs: it calls nothing outside the engine, or has a row
+ * in step.c's table of those that want it parked in cpu->xsave. */
 #ifndef NOVT_MONITOR_CPU_STEP_H
 #define NOVT_MONITOR_CPU_STEP_H
 
 #include "monitor/cpu/cpu.h"
 
-#define OP(op)                                                                                     \
-    enum mon_rc step_##op(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next);
+#define OP(op) enum mon_rc step_##op(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next);
 #include "translator/ops.def"
 #undef OP
 
@@ -33,7 +32,7 @@ static inline uint64_t step_mask(unsigned bits)
 
 static inline int64_t step_sign_extend(uint64_t value, unsigned bits)
 {
-    return (int64_t) (value << (64 - bits)) >> (64 - bits);
+    return (int64_t)(value << (64 - bits)) >> (64 - bits);
 }
 
 /* AH, CH, DH, BH: byte registers 4 to 7 without a REX prefix. */
@@ -141,8 +140,8 @@ static inline void step_commit(struct mon_vcpu *v)
 /* Records a debug breakpoint of kind rw (DR7.R/W) on [address, address + len). */
 void step_breakpoints(struct mon_vcpu *v, uint64_t address, unsigned len, unsigned rw);
 #define STEP_BP_WRITE 1u
-#define STEP_BP_IO 2u
-#define STEP_BP_READ 3u
+#define STEP_BP_IO    2u
+#define STEP_BP_READ  3u
 
 /* ---- stack (step_stack.c) ---- */
 

@@ -6,7 +6,7 @@
 
 static uint8_t al_of(const struct mon_vcpu *v)
 {
-    return (uint8_t) v->cpu->gpr[RT_AX];
+    return (uint8_t)v->cpu->gpr[RT_AX];
 }
 
 static void set_ax(struct mon_vcpu *v, unsigned ax)
@@ -36,10 +36,10 @@ static uint64_t result_flags(unsigned al)
 
 static enum mon_rc adjust_ascii(struct mon_vcpu *v, uint64_t next, int sign)
 {
-    unsigned ax = (uint16_t) v->cpu->gpr[RT_AX];
+    unsigned ax = (uint16_t)v->cpu->gpr[RT_AX];
     uint64_t flags = 0;
     if ((ax & 15) > 9 || (v->cpu->rflags & RT_AF)) {
-        ax += (unsigned) (sign * 0x106);
+        ax += (unsigned)(sign * 0x106);
         flags = RT_AF | RT_CF;
     }
     ax &= 0xff0f;
@@ -50,13 +50,13 @@ static enum mon_rc adjust_ascii(struct mon_vcpu *v, uint64_t next, int sign)
 
 enum mon_rc step_aaa(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return adjust_ascii(v, next, 1);
 }
 
 enum mon_rc step_aas(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return adjust_ascii(v, next, -1);
 }
 
@@ -64,7 +64,7 @@ enum mon_rc step_aas(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 
 enum mon_rc step_aam(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    unsigned base = (uint8_t) i->imm, al = al_of(v);
+    unsigned base = (uint8_t)i->imm, al = al_of(v);
     if (!base)
         return mon_raise(v, MON_DE);
     set_ax(v, al / base << 8 | al % base);
@@ -75,8 +75,8 @@ enum mon_rc step_aam(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 /* The flags are those of the byte addition. */
 enum mon_rc step_aad(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    unsigned ax = (uint16_t) v->cpu->gpr[RT_AX];
-    unsigned a = ax & 0xff, b = (ax >> 8) * (uint8_t) i->imm & 0xff, sum = a + b;
+    unsigned ax = (uint16_t)v->cpu->gpr[RT_AX];
+    unsigned a = ax & 0xff, b = (ax >> 8) * (uint8_t)i->imm & 0xff, sum = a + b;
     uint64_t flags = result_flags(sum);
     if (sum >> 8)
         flags |= RT_CF;
@@ -115,13 +115,13 @@ static enum mon_rc adjust_decimal(struct mon_vcpu *v, uint64_t next, bool subtra
 
 enum mon_rc step_daa(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return adjust_decimal(v, next, false);
 }
 
 enum mon_rc step_das(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return adjust_decimal(v, next, true);
 }
 
@@ -129,7 +129,7 @@ enum mon_rc step_das(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 
 enum mon_rc step_salc(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     set_al(v, v->cpu->rflags & RT_CF ? 0xff : 0);
     return step_done(v, next);
 }

@@ -9,8 +9,8 @@ enum mon_rc step_target(struct mon_vcpu *v, unsigned opsize, uint64_t *target)
 {
     *target &= step_mask(opsize);
     if (mon_code64(v))
-        return step_sign_extend(*target, 48) == (int64_t) *target ? MON_OK
-                                                                  : mon_raise_error(v, MON_GP, 0);
+        return step_sign_extend(*target, 48) == (int64_t)*target ? MON_OK
+                                                                 : mon_raise_error(v, MON_GP, 0);
     return *target > v->seg[NOVT_CS].limit ? mon_raise_error(v, MON_GP, 0) : MON_OK;
 }
 
@@ -42,12 +42,12 @@ enum mon_rc step_jcc(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     if (!step_condition(v->cpu->rflags, i->opcode & 15))
         return step_done(v, next);
-    return jump_near(v, i->opsize, next + (uint64_t) i->imm);
+    return jump_near(v, i->opsize, next + (uint64_t)i->imm);
 }
 
 enum mon_rc step_jmp_rel(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    return jump_near(v, i->opsize, next + (uint64_t) i->imm);
+    return jump_near(v, i->opsize, next + (uint64_t)i->imm);
 }
 
 enum mon_rc step_jmp_ind(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -59,7 +59,7 @@ enum mon_rc step_jmp_ind(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
 
 enum mon_rc step_call_rel(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    return call_near(v, i->opsize, next + (uint64_t) i->imm, next);
+    return call_near(v, i->opsize, next + (uint64_t)i->imm, next);
 }
 
 enum mon_rc step_call_ind(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -71,9 +71,9 @@ enum mon_rc step_call_ind(struct mon_vcpu *v, const struct tr_insn *i, uint64_t 
 
 enum mon_rc step_ret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    unsigned extra = i->imm_size ? (uint16_t) i->imm : 0;
+    unsigned extra = i->imm_size ? (uint16_t)i->imm : 0;
     uint64_t target;
-    (void) next;
+    (void)next;
     enum mon_rc rc = step_top(v, i->opsize, &target);
     if (rc == MON_OK)
         rc = step_target(v, i->opsize, &target);
@@ -91,7 +91,7 @@ enum mon_rc step_loop(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
     if (i->opcode != 0xe2)
         taken = taken && zf == (i->opcode & 1);
     if (taken) {
-        enum mon_rc rc = jump_near(v, i->opsize, next + (uint64_t) i->imm);
+        enum mon_rc rc = jump_near(v, i->opsize, next + (uint64_t)i->imm);
         if (rc != MON_OK)
             return rc;
     } else {
@@ -105,7 +105,7 @@ enum mon_rc step_jcxz(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 {
     if (step_reg_ad(v, i, RT_CX))
         return step_done(v, next);
-    return jump_near(v, i->opsize, next + (uint64_t) i->imm);
+    return jump_near(v, i->opsize, next + (uint64_t)i->imm);
 }
 
 /* ---- far transfers ---- */
@@ -116,7 +116,7 @@ static enum mon_rc far_pointer(struct mon_vcpu *v, const struct tr_insn *i, uint
 {
     if (!i->has_modrm) {
         *selector = i->imm2;
-        *offset = (uint64_t) i->imm & step_mask(i->opsize);
+        *offset = (uint64_t)i->imm & step_mask(i->opsize);
         return MON_OK;
     }
     uint8_t data[10];
@@ -149,8 +149,8 @@ enum mon_rc step_far_call(struct mon_vcpu *v, const struct tr_insn *i, uint64_t 
 
 enum mon_rc step_far_ret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) next;
-    return mon_far_return(v, i->opsize, i->imm_size ? (uint16_t) i->imm : 0);
+    (void)next;
+    return mon_far_return(v, i->opsize, i->imm_size ? (uint16_t)i->imm : 0);
 }
 
 enum mon_rc step_iret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -160,14 +160,14 @@ enum mon_rc step_iret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 
 enum mon_rc step_sysenter(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
-    (void) next;
+    (void)i;
+    (void)next;
     return mon_sysenter(v);
 }
 
 enum mon_rc step_sysexit(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) next;
+    (void)next;
     return mon_sysexit(v, i->opsize);
 }
 
@@ -185,16 +185,16 @@ enum mon_rc step_syscall(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
 {
     struct rt_cpu *cpu = v->cpu;
     struct novt_segment cs;
-    uint16_t selector = (uint16_t) (v->msr.star >> 32) & 0xfffc;
-    (void) i;
+    uint16_t selector = (uint16_t)(v->msr.star >> 32) & 0xfffc;
+    (void)i;
     if (!mon_code64(v) || !(v->efer & MON_EFER_SCE))
         return mon_raise(v, MON_UD);
     cpu->gpr[RT_CX] = next;
-    cpu->gpr[11] = cpu->rflags & ~(uint64_t) RT_RF;
+    cpu->gpr[11] = cpu->rflags & ~(uint64_t)RT_RF;
     cpu->rflags &= ~(v->msr.fmask | RT_RF);
     cpu->rip = v->msr.lstar;
     flat_segment(&cs, selector, 0xb | MON_ATTR_L);
-    flat_segment(&v->seg[NOVT_SS], (uint16_t) (selector + 8), 0x3 | MON_ATTR_DB);
+    flat_segment(&v->seg[NOVT_SS], (uint16_t)(selector + 8), 0x3 | MON_ATTR_DB);
     mon_cs_set(v, selector, &cs, 0);
     mon_seg_changed(v, NOVT_SS);
     v->mode_changed = true;
@@ -205,22 +205,22 @@ enum mon_rc step_sysret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 {
     struct rt_cpu *cpu = v->cpu;
     struct novt_segment cs;
-    uint16_t base = (uint16_t) (v->msr.star >> 48);
+    uint16_t base = (uint16_t)(v->msr.star >> 48);
     bool to64 = i->opsize == 64;
-    (void) next;
+    (void)next;
     if (!mon_code64(v) || !(v->efer & MON_EFER_SCE))
         return mon_raise(v, MON_UD);
     enum mon_rc rc = step_require_cpl0(v);
     if (rc != MON_OK)
         return rc;
     uint64_t target = cpu->gpr[RT_CX];
-    if (to64 && step_sign_extend(target, 48) != (int64_t) target)
+    if (to64 && step_sign_extend(target, 48) != (int64_t)target)
         return mon_raise_error(v, MON_GP, 0);
-    uint16_t selector = (uint16_t) ((to64 ? base + 16 : base) | 3);
+    uint16_t selector = (uint16_t)((to64 ? base + 16 : base) | 3);
     cpu->rflags = (cpu->gpr[11] & 0x3c7fd7) | 2;
-    cpu->rip = to64 ? target : (uint32_t) target;
+    cpu->rip = to64 ? target : (uint32_t)target;
     flat_segment(&cs, selector, 0xb | MON_ATTR_DPL | (to64 ? MON_ATTR_L : MON_ATTR_DB));
-    flat_segment(&v->seg[NOVT_SS], (uint16_t) ((base + 8) | 3), 0x3 | MON_ATTR_DPL | MON_ATTR_DB);
+    flat_segment(&v->seg[NOVT_SS], (uint16_t)((base + 8) | 3), 0x3 | MON_ATTR_DPL | MON_ATTR_DB);
     mon_cs_set(v, selector, &cs, 3);
     mon_seg_changed(v, NOVT_SS);
     v->mode_changed = true;
@@ -231,24 +231,24 @@ enum mon_rc step_sysret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 
 enum mon_rc step_int(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    return mon_software_interrupt(v, (uint8_t) i->imm, next);
+    return mon_software_interrupt(v, (uint8_t)i->imm, next);
 }
 
 enum mon_rc step_int1(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return mon_software_interrupt(v, MON_DB, next);
 }
 
 enum mon_rc step_int3(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return mon_software_interrupt(v, MON_BP, next);
 }
 
 enum mon_rc step_into(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     if (!(v->cpu->rflags & RT_OF))
         return step_done(v, next);
     return mon_software_interrupt(v, MON_OF, next);

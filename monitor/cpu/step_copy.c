@@ -77,7 +77,7 @@ static uint64_t operand_ea(const struct mon_vcpu *v, const struct tr_insn *i, ui
         return ea;
     int64_t bit = step_sign_extend(v->cpu->gpr[i->reg], i->opsize);
     int64_t unit = bit >> (i->opsize == 16 ? 4 : i->opsize == 32 ? 5 : 6);
-    return (ea + (uint64_t) (unit * (i->opsize / 8))) & step_mask(i->adsize);
+    return (ea + (uint64_t)(unit * (i->opsize / 8))) & step_mask(i->adsize);
 }
 
 /* Runs the instruction on the buffer; a bit offset is reduced to one inside the operand. */
@@ -95,23 +95,23 @@ static enum mon_rc run(struct mon_vcpu *v, const struct tr_insn *i, unsigned off
 /* Where in a cache line the operand lies, for those that may demand alignment. */
 static unsigned operand_offset(const struct tr_insn *i, uint64_t gla)
 {
-    return i->touches_vector || i->mem_size >= 16 ? (unsigned) gla & 63 : 0;
+    return i->touches_vector || i->mem_size >= 16 ? (unsigned)gla & 63 : 0;
 }
 
 /* ---- locked operations ---- */
 
-#define CAS(name, type, insn)                                                                      \
-    static bool name(uint8_t *p, const uint8_t *old, const uint8_t *new)                           \
-    {                                                                                              \
-        type expected, desired;                                                                    \
-        bool done;                                                                                 \
-        memcpy(&expected, old, sizeof(type));                                                      \
-        memcpy(&desired, new, sizeof(type));                                                       \
-        __asm__ volatile("lock " insn " %[desired], (%[p])"                                        \
-                         : "=@ccz"(done), "+a"(expected)                                           \
-                         : [p] "r"(p), [desired] "q"(desired)                                      \
-                         : "memory");                                                              \
-        return done;                                                                               \
+#define CAS(name, type, insn)                                            \
+    static bool name(uint8_t *p, const uint8_t *old, const uint8_t *new) \
+    {                                                                    \
+        type expected, desired;                                          \
+        bool done;                                                       \
+        memcpy(&expected, old, sizeof(type));                            \
+        memcpy(&desired, new, sizeof(type));                             \
+        __asm__ volatile("lock " insn " %[desired], (%[p])"              \
+                         : "=@ccz"(done), "+a"(expected)                 \
+                         : [p] "r"(p), [desired] "q"(desired)            \
+                         : "memory");                                    \
+        return done;                                                     \
     }
 CAS(cas8, uint8_t, "cmpxchgb")
 CAS(cas16, uint16_t, "cmpxchgw")
@@ -217,7 +217,7 @@ static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint
                                uint64_t bytes)
 {
     uint64_t ea = step_ea(v, i, next);
-    unsigned offset = (unsigned) (v->seg[i->seg].base + ea) & 63;
+    unsigned offset = (unsigned)(v->seg[i->seg].base + ea) & 63;
     uint8_t *data = v->native->buffer + offset;
 
     enum mon_rc rc = partial_in(v, i, ea, bytes, data);
@@ -302,7 +302,7 @@ enum mon_rc step_wait(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 
 enum mon_rc step_nop(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return step_done(v, next);
 }
 
@@ -334,8 +334,8 @@ enum mon_rc step_movdir64b(struct mon_vcpu *v, const struct tr_insn *i, uint64_t
 
 enum mon_rc step_ud(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
-    (void) next;
+    (void)i;
+    (void)next;
     return mon_raise(v, MON_UD);
 }
 

@@ -191,26 +191,26 @@ void step_vec_write(struct mon_vcpu *v, unsigned reg, const uint8_t *data, unsig
 uint64_t step_opmask(struct mon_vcpu *v, unsigned reg)
 {
     uint64_t value;
-    read_part(v, STEP_OPMASK, reg * 8, (uint8_t *) &value, 8);
+    read_part(v, STEP_OPMASK, reg * 8, (uint8_t *)&value, 8);
     return value;
 }
 
 void step_set_opmask(struct mon_vcpu *v, unsigned reg, uint64_t value)
 {
-    write_part(v, STEP_OPMASK, reg * 8, (const uint8_t *) &value, 8);
+    write_part(v, STEP_OPMASK, reg * 8, (const uint8_t *)&value, 8);
 }
 
 /* ---- pointers to the last x87 instruction ---- */
 
 static bool in_native(const struct mon_vcpu *v, uint64_t host)
 {
-    uint64_t start = (uint64_t) v->native->code_rx;
+    uint64_t start = (uint64_t)v->native->code_rx;
     return host >= start && host < start + NATIVE_CODE_SIZE;
 }
 
 static bool in_buffer(const struct mon_vcpu *v, uint64_t host)
 {
-    uint64_t start = (uint64_t) v->native->buffer;
+    uint64_t start = (uint64_t)v->native->buffer;
     return host >= start && host < start + STEP_BUFFER_SIZE;
 }
 
@@ -230,7 +230,7 @@ static uint64_t guest_fip(struct mon_vcpu *v, uint64_t fip)
 
 static uint64_t guest_fdp(const struct mon_vcpu *v, uint64_t fdp)
 {
-    uint64_t window = (uint64_t) v->cpu->window;
+    uint64_t window = (uint64_t)v->cpu->window;
     if (in_buffer(v, fdp))
         return v->native->x87_ea;
     if (window && fdp >= window && fdp - window <= 0xffffffffu)
@@ -291,9 +291,9 @@ static void x87_to_image(struct mon_vcpu *v, const struct tr_insn *i, uint8_t *i
         put64(image + AREA_FIP, p.fip);
         put64(image + AREA_FDP, p.fdp);
     } else {
-        put32(image + AREA_FIP, (uint32_t) p.fip);
+        put32(image + AREA_FIP, (uint32_t)p.fip);
         put32(image + AREA_FIP + 4, p.fcs);
-        put32(image + AREA_FDP, (uint32_t) p.fdp);
+        put32(image + AREA_FDP, (uint32_t)p.fdp);
         put32(image + AREA_FDP + 4, p.fds);
     }
     memcpy(image + AREA_ST, area + AREA_ST, AREA_XMM - AREA_ST);
@@ -409,8 +409,8 @@ struct pieces {
 
 static void add_piece(struct pieces *pieces, unsigned at, unsigned len)
 {
-    pieces->piece[pieces->n].at = (uint16_t) at;
-    pieces->piece[pieces->n++].len = (uint16_t) len;
+    pieces->piece[pieces->n].at = (uint16_t)at;
+    pieces->piece[pieces->n++].len = (uint16_t)len;
 }
 
 enum { TO_CHECK, TO_WRITE, TO_READ };
@@ -442,7 +442,7 @@ static enum mon_rc xsave_enabled(struct mon_vcpu *v)
 static uint64_t requested(const struct mon_vcpu *v)
 {
     const uint64_t *gpr = v->cpu->gpr;
-    return ((gpr[RT_DX] << 32) | (uint32_t) gpr[RT_AX]) & v->xcr0;
+    return ((gpr[RT_DX] << 32) | (uint32_t)gpr[RT_AX]) & v->xcr0;
 }
 
 /* How much of a component this mode can see. */
@@ -699,7 +699,7 @@ static unsigned short_tags(unsigned tags)
 /* The linear address that real-address mode stores. */
 static uint32_t real_pointer(uint64_t offset, uint16_t selector)
 {
-    return (uint32_t) (offset + ((uint32_t) selector << 4));
+    return (uint32_t)(offset + ((uint32_t)selector << 4));
 }
 
 static unsigned env_size(const struct tr_insn *i)
@@ -723,9 +723,9 @@ static void env_build(struct mon_vcpu *v, const struct tr_insn *i, uint8_t *env)
         field[5] = fdp & 0xffff;
         field[6] = fdp >> 4 & high;
     } else {
-        field[3] = (uint32_t) p.fip;
-        field[4] = wide ? (uint32_t) p.fop << 16 | p.fcs : p.fcs;
-        field[5] = (uint32_t) p.fdp;
+        field[3] = (uint32_t)p.fip;
+        field[4] = wide ? (uint32_t)p.fop << 16 | p.fcs : p.fcs;
+        field[5] = (uint32_t)p.fdp;
         field[6] = p.fds;
     }
     for (unsigned n = 0; n < 7; n++) {
@@ -757,7 +757,7 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
         p.fop = wide ? field[4] >> 16 & 0x7ff : 0;
     }
     set_control(area, field[0] & 0xffff, field[1] & 0xffff);
-    area[AREA_FTW] = (uint8_t) short_tags(field[2]);
+    area[AREA_FTW] = (uint8_t)short_tags(field[2]);
     set_pointers(v, &p);
 }
 

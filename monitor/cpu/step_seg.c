@@ -21,7 +21,7 @@ enum mon_rc step_mov_to_sreg(struct mon_vcpu *v, const struct tr_insn *i, uint64
         return mon_raise(v, MON_UD);
     enum mon_rc rc = step_rm_read(v, i, next, 16, &selector);
     if (rc == MON_OK)
-        rc = mon_seg_load(v, seg, (uint16_t) selector);
+        rc = mon_seg_load(v, seg, (uint16_t)selector);
     if (rc != MON_OK)
         return rc;
     loaded(v, seg);
@@ -93,7 +93,7 @@ static enum mon_rc selector_operand(struct mon_vcpu *v, const struct tr_insn *i,
     enum mon_rc rc = require_selectors(v);
     if (rc == MON_OK)
         rc = step_rm_read(v, i, next, 16, &value);
-    *selector = (uint16_t) value;
+    *selector = (uint16_t)value;
     return rc;
 }
 
@@ -234,7 +234,7 @@ static enum mon_rc load_table(struct mon_vcpu *v, const struct tr_insn *i, uint6
         rc = step_read(v, i->seg, (ea + 2) & step_mask(i->adsize), &base, base_size(i));
     if (rc != MON_OK)
         return rc;
-    if (i->mode == TR_MODE_64 && step_sign_extend(base, 48) != (int64_t) base)
+    if (i->mode == TR_MODE_64 && step_sign_extend(base, 48) != (int64_t)base)
         return mon_raise_error(v, MON_GP, 0);
     if (i->mode != TR_MODE_64 && i->opsize == 16)
         base &= 0xffffff;
@@ -280,7 +280,7 @@ enum mon_rc step_sidt(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 
 enum mon_rc step_swapgs(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     if (!mon_code64(v))
         return mon_raise(v, MON_UD);
     enum mon_rc rc = step_require_cpl0(v);
@@ -315,7 +315,7 @@ static enum mon_rc write_base(struct mon_vcpu *v, const struct tr_insn *i, uint6
     enum mon_rc rc = require_fsgsbase(v);
     if (rc != MON_OK)
         return rc;
-    if (step_sign_extend(base, 48) != (int64_t) base)
+    if (step_sign_extend(base, 48) != (int64_t)base)
         return mon_raise_error(v, MON_GP, 0);
     v->seg[seg].base = base;
     mon_seg_changed(v, seg);

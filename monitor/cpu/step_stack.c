@@ -8,12 +8,12 @@
 /* Offset in SS of what lies delta bytes above the top. */
 static uint64_t stack_at(const struct mon_vcpu *v, int64_t delta)
 {
-    return (v->cpu->gpr[RT_SP] + (uint64_t) delta) & step_sp_mask(v);
+    return (v->cpu->gpr[RT_SP] + (uint64_t)delta) & step_sp_mask(v);
 }
 
 enum mon_rc step_push_value(struct mon_vcpu *v, uint64_t value, unsigned bits)
 {
-    uint64_t sp = stack_at(v, -(int64_t) (bits / 8));
+    uint64_t sp = stack_at(v, -(int64_t)(bits / 8));
     enum mon_rc rc = step_write(v, NOVT_SS, sp, &value, bits / 8);
     if (rc == MON_OK)
         step_set_sp(v, sp);
@@ -42,7 +42,7 @@ enum mon_rc step_push(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
     else if ((i->opcode & 0xf8) == 0x50)
         value = v->cpu->gpr[(i->opcode & 7) | (i->rex & 1 ? 8 : 0)];
     else
-        value = (uint64_t) i->imm;
+        value = (uint64_t)i->imm;
     if (rc == MON_OK)
         rc = step_push_value(v, value, i->opsize);
     return rc == MON_OK ? step_done(v, next) : rc;
@@ -74,12 +74,12 @@ enum mon_rc step_pusha(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
     int size = i->opsize / 8;
     enum mon_rc rc = MON_OK;
     for (int n = 1; n <= 8 && rc == MON_OK; n++)
-        rc = step_check_write(v, NOVT_SS, stack_at(v, -n * size), (unsigned) size);
+        rc = step_check_write(v, NOVT_SS, stack_at(v, -n * size), (unsigned)size);
     for (int n = 1; n <= 8 && rc == MON_OK; n++)
-        rc = step_write(v, NOVT_SS, stack_at(v, -n * size), &v->cpu->gpr[n - 1], (unsigned) size);
+        rc = step_write(v, NOVT_SS, stack_at(v, -n * size), &v->cpu->gpr[n - 1], (unsigned)size);
     if (rc != MON_OK)
         return rc;
-    step_set_sp(v, v->cpu->gpr[RT_SP] - 8 * (unsigned) size);
+    step_set_sp(v, v->cpu->gpr[RT_SP] - 8 * (unsigned)size);
     return step_done(v, next);
 }
 
@@ -105,37 +105,36 @@ enum mon_rc step_popa(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 static enum mon_rc copy_display(struct mon_vcpu *v, unsigned level, int size, uint64_t frame)
 {
     uint64_t value;
-    for (int n = 1; n < (int) level; n++) {
-        uint64_t from = (v->cpu->gpr[RT_BP] - (uint64_t) (n * size)) & step_sp_mask(v);
-        enum mon_rc rc = step_read(v, NOVT_SS, from, &value, (unsigned) size);
+    for (int n = 1; n < (int)level; n++) {
+        uint64_t from = (v->cpu->gpr[RT_BP] - (uint64_t)(n * size)) & step_sp_mask(v);
+        enum mon_rc rc = step_read(v, NOVT_SS, from, &value, (unsigned)size);
         if (rc == MON_OK)
-            rc = step_write(v, NOVT_SS, stack_at(v, -(n + 1) * size), &value, (unsigned) size);
+            rc = step_write(v, NOVT_SS, stack_at(v, -(n + 1) * size), &value, (unsigned)size);
         if (rc != MON_OK)
             return rc;
     }
-    return step_write(v, NOVT_SS, stack_at(v, -((int) level + 1) * size), &frame, (unsigned) size);
+    return step_write(v, NOVT_SS, stack_at(v, -((int)level + 1) * size), &frame, (unsigned)size);
 }
 
 enum mon_rc step_enter(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     int size = i->opsize / 8;
-    unsigned level = i->imm2 & 31, locals = (uint16_t) i->imm;
-    uint64_t frame = v->cpu->gpr[RT_SP] - (unsigned) size;
-    int pushed = level ? (int) level + 1 : 1;
+    unsigned level = i->imm2 & 31, locals = (uint16_t)i->imm;
+    uint64_t frame = v->cpu->gpr[RT_SP] - (unsigned)size;
+    int pushed = level ? (int)level + 1 : 1;
 
-    enum mon_rc rc = step_write(v, NOVT_SS, stack_at(v, -size), &v->cpu->gpr[RT_BP],
-                                (unsigned) size);
+    enum mon_rc rc =
+        step_write(v, NOVT_SS, stack_at(v, -size), &v->cpu->gpr[RT_BP], (unsigned)size);
     if (rc == MON_OK && level)
         rc = copy_display(v, level, size, frame);
-    int64_t depth = (int64_t) pushed * size + locals;
+    int64_t depth = (int64_t)pushed * size + locals;
     if (rc == MON_OK) /* the new top must be writable */
-        rc = step_check_write(v, NOVT_SS, stack_at(v, -depth), (unsigned) size);
+        rc = step_check_write(v, NOVT_SS, stack_at(v, -depth), (unsigned)size);
     if (rc != MON_OK)
         return rc;
     uint64_t sp_mask = step_sp_mask(v);
-    step_set_gpr(v, i, RT_BP, i->opsize,
-                 (frame & sp_mask) | (v->cpu->gpr[RT_SP] & ~sp_mask));
-    step_set_sp(v, v->cpu->gpr[RT_SP] - (uint64_t) depth);
+    step_set_gpr(v, i, RT_BP, i->opsize, (frame & sp_mask) | (v->cpu->gpr[RT_SP] & ~sp_mask));
+    step_set_sp(v, v->cpu->gpr[RT_SP] - (uint64_t)depth);
     return step_done(v, next);
 }
 
@@ -163,9 +162,9 @@ enum mon_rc step_pushf(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
     if (v86_restricted(v)) {
         if (!(v->cr4 & MON_CR4_VME) || i->opsize != 16)
             return mon_raise_error(v, MON_GP, 0);
-        flags = (flags & ~(uint64_t) RT_IF) | RT_IOPL | (flags & RT_VIF ? RT_IF : 0);
+        flags = (flags & ~(uint64_t)RT_IF) | RT_IOPL | (flags & RT_VIF ? RT_IF : 0);
     }
-    flags = (flags & ~(uint64_t) (RT_VM | RT_RF)) | 2;
+    flags = (flags & ~(uint64_t)(RT_VM | RT_RF)) | 2;
     enum mon_rc rc = step_push_value(v, flags, i->opsize);
     return rc == MON_OK ? step_done(v, next) : rc;
 }
@@ -225,7 +224,7 @@ enum mon_rc step_pop_sreg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t 
     uint64_t value, mask = step_sp_mask(v), sp = stack_at(v, i->opsize / 8);
     enum mon_rc rc = step_top(v, i->opsize, &value);
     if (rc == MON_OK)
-        rc = mon_seg_load(v, sreg_of(i), (uint16_t) value);
+        rc = mon_seg_load(v, sreg_of(i), (uint16_t)value);
     if (rc != MON_OK)
         return rc;
     /* The size of the stack that was popped, not of the one that SS has now. */

@@ -102,7 +102,7 @@ static bool find_span(struct mon_vcpu *v, const struct string *s, unsigned seg, 
         len = 4096;
     if (offset + len - 1 > step_mask(s->i.adsize) || offset + len < offset)
         return false;
-    if (mon_seg_linear(v, seg, offset, (unsigned) len, access, &gla) != MON_OK)
+    if (mon_seg_linear(v, seg, offset, (unsigned)len, access, &gla) != MON_OK)
         return false;
     if (len > 4096 - (gla & 4095))
         len = 4096 - (gla & 4095);
@@ -161,13 +161,12 @@ static void host_stos(uint8_t *to, uint64_t value, uint64_t n, unsigned size)
 static uint64_t movs_bulk(struct mon_vcpu *v, const struct string *s)
 {
     struct span from, to;
-    if (!bulk_is_possible(v, s) ||
-        !find_span(v, s, s->i.seg, source(v, s), MON_READ, &from) ||
+    if (!bulk_is_possible(v, s) || !find_span(v, s, s->i.seg, source(v, s), MON_READ, &from) ||
         !find_span(v, s, NOVT_ES, destination(v, s), MON_WRITE, &to))
         return 0;
     uint64_t n = elements(s, from.len < to.len ? from.len : to.len);
     host_movs(to.host, from.host, n, s->size);
-    mon_vm_wrote(v, to.gpa, (unsigned) (n * s->size));
+    mon_vm_wrote(v, to.gpa, (unsigned)(n * s->size));
     return n;
 }
 
@@ -194,7 +193,7 @@ static enum mon_rc stos(struct mon_vcpu *v, const struct string *s, uint64_t *n)
     if (bulk_is_possible(v, s) && find_span(v, s, NOVT_ES, destination(v, s), MON_WRITE, &to)) {
         *n = elements(s, to.len);
         host_stos(to.host, v->cpu->gpr[RT_AX], *n, s->size);
-        mon_vm_wrote(v, to.gpa, (unsigned) (*n * s->size));
+        mon_vm_wrote(v, to.gpa, (unsigned)(*n * s->size));
     } else {
         enum mon_rc rc = step_write(v, NOVT_ES, destination(v, s), &v->cpu->gpr[RT_AX], s->size);
         if (rc != MON_OK)
@@ -225,7 +224,7 @@ static void compare(struct mon_vcpu *v, uint64_t a, uint64_t b, unsigned bits)
     uint64_t r = (a - b) & step_mask(bits), top = 1ull << (bits - 1), flags = 0;
     if (a < b)
         flags |= RT_CF;
-    if (!(__builtin_popcount((uint8_t) r) & 1))
+    if (!(__builtin_popcount((uint8_t)r) & 1))
         flags |= RT_PF;
     if ((a ^ b ^ r) & 0x10)
         flags |= RT_AF;
@@ -284,7 +283,7 @@ static enum mon_rc check_port(struct mon_vcpu *v, uint16_t port, unsigned size)
 /* The destination is checked before the port is read: what a device gives must not be lost. */
 static enum mon_rc ins(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 {
-    uint16_t port = (uint16_t) v->cpu->gpr[RT_DX];
+    uint16_t port = (uint16_t)v->cpu->gpr[RT_DX];
     uint32_t data = 0;
     enum mon_rc rc = check_port(v, port, s->size);
     if (rc == MON_OK)
@@ -302,7 +301,7 @@ static enum mon_rc ins(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 
 static enum mon_rc outs(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 {
-    uint16_t port = (uint16_t) v->cpu->gpr[RT_DX];
+    uint16_t port = (uint16_t)v->cpu->gpr[RT_DX];
     uint32_t data = 0;
     enum mon_rc rc = check_port(v, port, s->size);
     if (rc == MON_OK)
@@ -318,7 +317,7 @@ static enum mon_rc outs(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 
 static uint16_t port_of(const struct mon_vcpu *v, const struct tr_insn *i)
 {
-    return i->imm_size ? (uint8_t) i->imm : (uint16_t) v->cpu->gpr[RT_DX];
+    return i->imm_size ? (uint8_t)i->imm : (uint16_t)v->cpu->gpr[RT_DX];
 }
 
 enum mon_rc step_in(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -337,7 +336,7 @@ enum mon_rc step_in(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 enum mon_rc step_out(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     unsigned size = port_size(step_width(i) / 8);
-    uint32_t data = (uint32_t) v->cpu->gpr[RT_AX];
+    uint32_t data = (uint32_t)v->cpu->gpr[RT_AX];
     enum mon_rc rc = check_port(v, port_of(v, i), size);
     if (rc == MON_OK)
         rc = mon_port(v, port_of(v, i), size, true, &data);

@@ -17,7 +17,7 @@ static uint64_t interrupt_flag(const struct mon_vcpu *v)
 enum mon_rc step_cli(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint64_t flag = interrupt_flag(v);
-    (void) i;
+    (void)i;
     if (!flag)
         return mon_raise_error(v, MON_GP, 0);
     v->cpu->rflags &= ~flag;
@@ -27,7 +27,7 @@ enum mon_rc step_cli(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 enum mon_rc step_sti(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint64_t flag = interrupt_flag(v);
-    (void) i;
+    (void)i;
     if (!flag || (flag == RT_VIF && (v->cpu->rflags & RT_VIP)))
         return mon_raise_error(v, MON_GP, 0);
     if (flag == RT_IF && !(v->cpu->rflags & RT_IF))
@@ -48,19 +48,19 @@ static enum mon_rc set_ac(struct mon_vcpu *v, uint64_t next, uint64_t value)
 
 enum mon_rc step_clac(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return set_ac(v, next, 0);
 }
 
 enum mon_rc step_stac(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     return set_ac(v, next, RT_AC);
 }
 
 enum mon_rc step_hlt(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     enum mon_rc rc = step_require_cpl0(v);
     if (rc != MON_OK)
         return rc;
@@ -139,13 +139,13 @@ enum mon_rc step_smsw(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 
 enum mon_rc step_clts(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     enum mon_rc rc = step_require_cpl0(v);
     if (rc != MON_OK)
         return rc;
     if (v->cr0 & MON_CR0_TS)
         v->mode_changed = true;
-    v->cr0 &= ~(uint64_t) MON_CR0_TS;
+    v->cr0 &= ~(uint64_t)MON_CR0_TS;
     return step_done(v, next);
 }
 
@@ -159,7 +159,7 @@ enum mon_rc step_invlpg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
         return rc;
     uint64_t gla = v->seg[i->seg].base + step_ea(v, i, next);
     if (!mon_code64(v))
-        gla = (uint32_t) gla;
+        gla = (uint32_t)gla;
     mon_view_invlpg(v, gla);
     return step_done(v, next);
 }
@@ -190,7 +190,7 @@ enum mon_rc step_invpcid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
 /* Guest RAM is the host's cached memory: there is nothing to write back. */
 enum mon_rc step_wbinvd(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     enum mon_rc rc = step_require_cpl0(v);
     return rc == MON_OK ? step_done(v, next) : rc;
 }
@@ -204,22 +204,22 @@ enum mon_rc step_invd(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 
 static void set_pair(struct mon_vcpu *v, uint64_t value)
 {
-    v->cpu->gpr[RT_AX] = (uint32_t) value;
+    v->cpu->gpr[RT_AX] = (uint32_t)value;
     v->cpu->gpr[RT_DX] = value >> 32;
 }
 
 static uint64_t pair(const struct mon_vcpu *v)
 {
-    return v->cpu->gpr[RT_DX] << 32 | (uint32_t) v->cpu->gpr[RT_AX];
+    return v->cpu->gpr[RT_DX] << 32 | (uint32_t)v->cpu->gpr[RT_AX];
 }
 
 enum mon_rc step_rdmsr(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint64_t value;
-    (void) i;
+    (void)i;
     enum mon_rc rc = step_require_cpl0(v);
     if (rc == MON_OK)
-        rc = mon_rdmsr(v, (uint32_t) v->cpu->gpr[RT_CX], &value);
+        rc = mon_rdmsr(v, (uint32_t)v->cpu->gpr[RT_CX], &value);
     if (rc != MON_OK)
         return rc;
     set_pair(v, value);
@@ -228,18 +228,18 @@ enum mon_rc step_rdmsr(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
 
 enum mon_rc step_wrmsr(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     enum mon_rc rc = step_require_cpl0(v);
     if (rc == MON_OK)
-        rc = mon_wrmsr(v, (uint32_t) v->cpu->gpr[RT_CX], pair(v));
+        rc = mon_wrmsr(v, (uint32_t)v->cpu->gpr[RT_CX], pair(v));
     return rc == MON_OK ? step_done(v, next) : rc;
 }
 
 /* No performance counter is offered (CPUID leaf 0Ah), so no index is valid. */
 enum mon_rc step_rdpmc(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
-    (void) next;
+    (void)i;
+    (void)next;
     return mon_raise_error(v, MON_GP, 0);
 }
 
@@ -253,7 +253,7 @@ static enum mon_rc read_tsc(struct mon_vcpu *v)
 
 enum mon_rc step_rdtsc(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
+    (void)i;
     enum mon_rc rc = read_tsc(v);
     return rc == MON_OK ? step_done(v, next) : rc;
 }
@@ -261,14 +261,14 @@ enum mon_rc step_rdtsc(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
 enum mon_rc step_rdtscp(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint32_t ext[4];
-    (void) i;
+    (void)i;
     mon_cpuid(v, 0x80000001, 0, ext);
     if (!(ext[3] >> 27 & 1))
         return mon_raise(v, MON_UD);
     enum mon_rc rc = read_tsc(v);
     if (rc != MON_OK)
         return rc;
-    v->cpu->gpr[RT_CX] = (uint32_t) v->msr.tsc_aux;
+    v->cpu->gpr[RT_CX] = (uint32_t)v->msr.tsc_aux;
     return step_done(v, next);
 }
 
@@ -286,8 +286,8 @@ enum mon_rc step_cpuid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
 {
     uint64_t *gpr = v->cpu->gpr;
     uint32_t out[4];
-    (void) i;
-    mon_cpuid(v, (uint32_t) gpr[RT_AX], (uint32_t) gpr[RT_CX], out);
+    (void)i;
+    mon_cpuid(v, (uint32_t)gpr[RT_AX], (uint32_t)gpr[RT_CX], out);
     gpr[RT_AX] = out[0];
     gpr[RT_BX] = out[1];
     gpr[RT_CX] = out[2];
@@ -298,22 +298,22 @@ enum mon_rc step_cpuid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
 /* Index 1: the components in use, among those enabled (SDM 1-13.2). */
 enum mon_rc step_xgetbv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    uint32_t index = (uint32_t) v->cpu->gpr[RT_CX], leaf[4];
+    uint32_t index = (uint32_t)v->cpu->gpr[RT_CX], leaf[4];
     uint64_t used;
-    (void) i;
+    (void)i;
     if (!(v->cr4 & MON_CR4_OSXSAVE))
         return mon_raise(v, MON_UD);
     mon_cpuid(v, 0xd, 1, leaf);
     if (index > 1 || (index == 1 && !(leaf[0] & 4)))
         return mon_raise_error(v, MON_GP, 0);
-    __builtin_memcpy(&used, (const uint8_t *) v->cpu->xsave + 512, 8);
+    __builtin_memcpy(&used, (const uint8_t *)v->cpu->xsave + 512, 8);
     set_pair(v, index ? v->xcr0 & used : v->xcr0);
     return step_done(v, next);
 }
 
 enum mon_rc step_xsetbv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    (void) i;
-    enum mon_rc rc = mon_xsetbv(v, (uint32_t) v->cpu->gpr[RT_CX], pair(v));
+    (void)i;
+    enum mon_rc rc = mon_xsetbv(v, (uint32_t)v->cpu->gpr[RT_CX], pair(v));
     return rc == MON_OK ? step_done(v, next) : rc;
 }

@@ -43,7 +43,7 @@ struct step_vex step_vex_fields(const struct tr_insn *i)
     if (wide && !(extend & 0x80))
         f.reg |= 8;
     f.w = last >> 7;
-    f.vvvv = (uint8_t) (~last >> 3 & (wide ? 15 : 7));
+    f.vvvv = (uint8_t)(~last >> 3 & (wide ? 15 : 7));
     f.pp = last & 3;
     return f;
 }
@@ -65,13 +65,13 @@ static bool in_list(const uint8_t *list, unsigned n, uint8_t opcode)
 #define IN(list, opcode) in_list(list, sizeof(list), opcode)
 
 /* 0F map with 66: W says nothing about the element. */
-static const uint8_t bytes_0f[] = {0x60, 0x63, 0x64, 0x67, 0x68, 0x74, 0xd8, 0xda, 0xdc,
-                                   0xde, 0xe0, 0xe8, 0xec, 0xf8, 0xfc};
+static const uint8_t bytes_0f[] = {0x60, 0x63, 0x64, 0x67, 0x68, 0x74, 0xd8, 0xda,
+                                   0xdc, 0xde, 0xe0, 0xe8, 0xec, 0xf8, 0xfc};
 static const uint8_t words_0f[] = {0x61, 0x65, 0x69, 0x6b, 0x71, 0x75, 0xd1, 0xd5, 0xd9, 0xdd, 0xe1,
                                    0xe3, 0xe4, 0xe5, 0xe9, 0xea, 0xed, 0xee, 0xf1, 0xf9, 0xfd};
 static const uint8_t bytes_0f38[] = {0x00, 0x1c, 0x38, 0x3c, 0x78, 0x8f, 0xcf};
-static const uint8_t words_0f38[] = {0x04, 0x0b, 0x10, 0x11, 0x12, 0x1d, 0x2b,
-                                     0x3a, 0x3e, 0x70, 0x72, 0x79};
+static const uint8_t words_0f38[] = {0x04, 0x0b, 0x10, 0x11, 0x12, 0x1d,
+                                     0x2b, 0x3a, 0x3e, 0x70, 0x72, 0x79};
 /* W chooses between bytes and words. */
 static const uint8_t byte_word_0f38[] = {0x26, 0x54, 0x62, 0x63, 0x66, 0x75, 0x7d, 0x8d};
 static const uint8_t byte_word_0f3a[] = {0x3e, 0x3f};
@@ -120,14 +120,15 @@ static unsigned element_bytes(const struct tr_insn *i, const struct step_vex *f)
 
 static bool compresses(const struct tr_insn *i, const struct step_vex *f)
 {
-    return f->map == 2 && (i->opcode == 0x62 || i->opcode == 0x63 ||
-                           (i->opcode >= 0x88 && i->opcode <= 0x8b));
+    return f->map == 2 &&
+           (i->opcode == 0x62 || i->opcode == 0x63 || (i->opcode >= 0x88 && i->opcode <= 0x8b));
 }
 
 /* VBROADCAST and VPBROADCAST with any tuple, VMOVDDUP of 64 bits: one piece for many lanes. */
 static bool repeats_operand(const struct tr_insn *i, const struct step_vex *f)
 {
-    static const uint8_t broadcasts[] = {0x18, 0x19, 0x1a, 0x1b, 0x58, 0x59, 0x5a, 0x5b, 0x78, 0x79};
+    static const uint8_t broadcasts[] = {0x18, 0x19, 0x1a, 0x1b, 0x58,
+                                         0x59, 0x5a, 0x5b, 0x78, 0x79};
     if (i->evex_b && !i->mem_write)
         return true;
     if (f->map == 2)
@@ -153,7 +154,7 @@ static uint64_t evex_bytes(struct mon_vcpu *v, const struct tr_insn *i)
     uint64_t mask = step_opmask(v, i->evex_aaa) & step_mask(lanes), all = step_mask(operand);
 
     if (compresses(i, &f))
-        return step_mask((unsigned) __builtin_popcountll(mask) * element) & all;
+        return step_mask((unsigned)__builtin_popcountll(mask) * element) & all;
     if (repeats_operand(i, &f))
         return mask ? all : 0;
     if (operand <= 8 && operand == element && !converting_move(i, &f)) /* scalar */
@@ -174,7 +175,7 @@ static uint64_t sign_bits(const uint8_t *data, unsigned n, unsigned size)
 {
     uint64_t lanes = 0;
     for (unsigned k = 0; k < n; k++)
-        lanes |= (uint64_t) (data[k * size + size - 1] >> 7) << k;
+        lanes |= (uint64_t)(data[k * size + size - 1] >> 7) << k;
     return lanes;
 }
 
@@ -197,9 +198,9 @@ bool step_is_partial(struct mon_vcpu *v, const struct tr_insn *i, uint64_t *byte
 
 bool step_suppresses_faults(const struct tr_insn *i)
 {
-    static const uint8_t map1[] = {0x14, 0x15, 0x60, 0x61, 0x62, 0x63, 0x67, 0x68, 0x69, 0x6a, 0x6b,
-                                   0x6c, 0x6d, 0x70, 0xc6, 0xd1, 0xd2, 0xd3, 0xe1, 0xe2, 0xf1, 0xf2,
-                                   0xf3};
+    static const uint8_t map1[] = {0x14, 0x15, 0x60, 0x61, 0x62, 0x63, 0x67, 0x68,
+                                   0x69, 0x6a, 0x6b, 0x6c, 0x6d, 0x70, 0xc6, 0xd1,
+                                   0xd2, 0xd3, 0xe1, 0xe2, 0xf1, 0xf2, 0xf3};
     static const uint8_t map2[] = {0x00, 0x04, 0x0c, 0x0d, 0x16, 0x2b, 0x36, 0x75,
                                    0x76, 0x77, 0x7d, 0x7e, 0x7f, 0x8d, 0x8f};
     static const uint8_t map3[] = {0x00, 0x01, 0x03, 0x04, 0x05, 0x0f, 0x18,
@@ -225,9 +226,9 @@ static bool next_run(uint64_t bytes, unsigned *start, unsigned *len)
 {
     if (*start >= 64 || !(bytes >> *start))
         return false;
-    *start += (unsigned) __builtin_ctzll(bytes >> *start);
+    *start += (unsigned)__builtin_ctzll(bytes >> *start);
     uint64_t rest = ~(bytes >> *start);
-    *len = rest ? (unsigned) __builtin_ctzll(rest) : 64;
+    *len = rest ? (unsigned)__builtin_ctzll(rest) : 64;
     if (*start + *len > 64)
         *len = 64 - *start;
     return true;
@@ -295,7 +296,7 @@ static void gather_prepare(struct mon_vcpu *v, const struct tr_insn *i, uint64_t
     g->index_size = i->opcode & 1 ? 8 : 4;
     g->lanes = len / (g->element > g->index_size ? g->element : g->index_size);
     g->dest_len = g->lanes * g->element < 16 ? 16 : g->lanes * g->element;
-    g->index_reg = (unsigned) i->index | g->f.index_high;
+    g->index_reg = (unsigned)i->index | g->f.index_high;
     g->base = step_ea(v, i, next);
     unsigned index_len = g->lanes * g->index_size;
     step_vec_read(v, g->index_reg, g->index, index_len < 16 ? 16 : index_len);
@@ -314,7 +315,7 @@ static enum mon_rc gather_lane(struct mon_vcpu *v, const struct tr_insn *i, stru
     uint64_t index = 0;
     uint8_t *data = g->data + lane * g->element;
     memcpy(&index, g->index + lane * g->index_size, g->index_size);
-    index = (uint64_t) step_sign_extend(index, g->index_size * 8);
+    index = (uint64_t)step_sign_extend(index, g->index_size * 8);
     uint64_t ea = (g->base + index * i->scale) & step_mask(i->adsize);
     if (g->scatter)
         return step_write(v, i->seg, ea, data, g->element);
@@ -373,7 +374,7 @@ static void enter_mmx(struct mon_vcpu *v)
     memcpy(old, area + 32, sizeof(old));
     for (unsigned n = 0; n < 8; n++)
         memcpy(area + 32 + n * 16, old + ((n - top) & 7) * 16, 16);
-    area[3] = (uint8_t) (area[3] & ~0x38);
+    area[3] = (uint8_t)(area[3] & ~0x38);
     area[4] = 0xff;
 }
 

@@ -39,7 +39,8 @@ enum view_class { VIEW_USER, VIEW_SUPER, VIEW_SMAP /* supervisor, user pages out
 enum page_flag {
     PF_MAPPED = 1,
     PF_WRITE = 2,
-    PF_EXEC = 4, /* the jump table has entries from this page */
+    PF_EXEC = 4,  /* the jump table has entries from this page */
+    PF_CROSS = 8, /* and entries from the page before, whose instruction ends in this one */
 };
 
 struct leaf {
@@ -80,7 +81,8 @@ struct mon_view_set {
     uint32_t super_key;
     uint32_t local_count;
     uint64_t local[MAX_LOCAL];
-    uint64_t super_exec[(1u << 20) / 64]; /* linear pages with entries in super_table */
+    uint64_t super_exec[(1u << 20) / 64];  /* linear pages with entries in super_table */
+    uint64_t super_cross[(1u << 20) / 64]; /* as PF_CROSS */
     uint64_t config;                      /* paging control bits that mappings depend on */
     uint64_t clock;
     uint32_t maps;
@@ -170,10 +172,13 @@ static unsigned slot_pages(const struct view *view)
 
 /* ---- unmapping ---- */
 
-static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla)
+static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla, uint8_t flags)
 {
-    if (view->cls == VIEW_USER && view->table)
-        cc_table_clear_page(&v->vm->cc, view->table, gla);
+    if (view->cls != VIEW_USER)
+        return;
+    cc_table_clear_page(&v->vm->cc, view->table, gla);
+    if (flags & PF_CROSS)
+        cc_table_clear_page(&v->vm->cc, view->table, gla - 4096);
 }
 
 static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
@@ -185,7 +190,7 @@ static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, uns
     for (unsigned i = first; i < first + pages; i++) {
         uint8_t flags = leaf->flags[i];
         if (flags & PF_EXEC)
-            clear_code_page(v, view, gla + ((uint64_t) (i - first) << 12));
+            clear_code_page(v, view, gla + ((uint64_t) (i - first) << 12), flags);
         if (flags & PF_WRITE) {
             struct cc_page *page = cc_page(&v->vm->cc, pte_frame(view, leaf_pte(view, leaf, i)));
             if (page && page->maps && page->maps != 0xff)
@@ -440,7 +445,7 @@ static void clear_super_table(struct mon_vcpu *v)
     cc_table_clear(&v->vm->cc, set->super_table);
     set->local_count = 0;
     for (unsigned i = 0; i < sizeof(set->super_exec) / 8; i++)
-        set->super_exec[i] = 0;
+        set->super_exec[i] = set->super_cross[i] = 0;
 }
 
 static void clear_super_local(struct mon_vcpu *v)
@@ -516,6 +521,8 @@ void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
 
     if (set->super_exec[lpn / 64] >> (lpn % 64) & 1)
         cc_table_clear_page(&v->vm->cc, set->super_table, gla & ~4095ull);
+    if (set->super_cross[lpn / 64] >> (lpn % 64) & 1)
+        cc_table_clear_page(&v->vm->cc, set->super_table, (gla & ~4095ull) - 4096);
     for (unsigned i = 0; i < MAX_VIEWS; i++) {
         struct view *view = &set->view[i];
         unsigned slot = (unsigned) ((gla & 0xffffffffu) >> view->shift);
@@ -859,7 +866,7 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
 /* ---- code ---- */
 
 static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
-                       const struct mon_walk *walk)
+                       const struct mon_walk *walk, uint8_t flags)
 {
     unsigned slot = (unsigned) (gla >> view->shift), last = walk->levels - 1u;
     unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
@@ -869,13 +876,15 @@ static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
         if (!view->slot_used[slot])
             mon_view_fill(v, gla, false);
         if (view->leaf[slot])
-            view->leaf[slot]->flags[i] |= PF_EXEC;
+            view->leaf[slot]->flags[i] |= flags;
         return;
     }
     struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last - 1], walk->entry_gpa[last - 1],
                                  walk->entry_gpa[last] & ~4095ull, 0);
     if (!leaf)
         return;
+    if (leaf->flags[i] && leaf_pte(view, leaf, i) != walk->entry[last])
+        unmap_pages(v, view, gla & ~4095ull, 1);
     if (!leaf->flags[i]) {
         if (view->shift == 21)
             leaf->pte64[i] = walk->entry[last];
@@ -883,26 +892,44 @@ static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
             leaf->pte32[i] = (uint32_t) walk->entry[last];
         leaf->all_global &= walk->global && (v->cr4 & MON_CR4_PGE);
     }
-    leaf->flags[i] |= PF_EXEC;
+    leaf->flags[i] |= flags;
+}
+
+static void set_bit(uint64_t *map, uint64_t bit)
+{
+    map[bit / 64] |= 1ull << (bit % 64);
+}
+
+/* Supervisor entries live in one table: global pages' until INVLPG or a global flush, others' until
+ * the next CR3 write. */
+static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool global)
+{
+    struct mon_view_set *set = v->views;
+    uint64_t lpn = b->pc >> 12;
+
+    set_bit(set->super_exec, lpn);
+    if (b->gpa2 != ~0ull)
+        set_bit(set->super_cross, (lpn + 1) & 0xfffff);
+    if (global)
+        return;
+    if (set->local_count < MAX_LOCAL)
+        set->local[set->local_count] = b->pc;
+    if (set->local_count <= MAX_LOCAL)
+        set->local_count++;
 }
 
 void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
-                          const struct mon_walk *walk)
+                          const struct mon_walk *walk, const struct mon_walk *walk2)
 {
-    struct mon_view_set *set = v->views;
+    struct view *view = v->views->current;
+    uint64_t next_page = (uint32_t) ((b->pc | 4095) + 1);
 
-    if (set->current->cls == VIEW_USER) {
-        track_exec(v, set->current, b->pc, walk);
-    } else if (walk->global && (v->cr4 & MON_CR4_PGE)) {
-        uint64_t lpn = b->pc >> 12;
-        set->super_exec[lpn / 64] |= 1ull << (lpn % 64);
+    if (view->cls == VIEW_USER) {
+        track_exec(v, view, b->pc, walk, PF_EXEC);
+        if (walk2)
+            track_exec(v, view, next_page, walk2, PF_EXEC | PF_CROSS);
     } else {
-        uint64_t lpn = b->pc >> 12;
-        set->super_exec[lpn / 64] |= 1ull << (lpn % 64);
-        if (set->local_count < MAX_LOCAL)
-            set->local[set->local_count] = b->pc;
-        if (set->local_count <= MAX_LOCAL)
-            set->local_count++;
+        track_super(v, b, (v->cr4 & MON_CR4_PGE) && walk->global && (!walk2 || walk2->global));
     }
     cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
 }

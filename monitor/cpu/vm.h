@@ -63,10 +63,10 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key);
 /* A page fault of translated code at linear address gla (signal context). */
 enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
-/* Puts block b, fetched through walk, into the current jump table, to be dropped when the mapping
- * changes. */
+/* Puts block b, fetched through walk (and walk2 if it crosses into the next page), into the current
+ * jump table, to be dropped when the mapping changes. */
 void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
-                          const struct mon_walk *walk);
+                          const struct mon_walk *walk, const struct mon_walk *walk2);
 /* Write-protects a guest page in all views before its bytes are read for translation. */
 void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa);
 /* Drops every jump table's entries (after a flush of the code cache). */

@@ -1,0 +1,127 @@
+/* cpu_oracle.h - the host CPU in 32-bit mode: what one instruction really does.
+ *
+ * A 64-bit process may enter 32-bit code by a far call to the kernel's compatibility segment. Code,
+ * stack and register images lie below 4 GiB; operands are at ORACLE_DATA, the same linear address as
+ * the guest's scratch memory, so that addresses need no translation:
+ *
+ *      +0x0000  entry from 64-bit code      +0x3000  state in     +0x5000  host's own state
+ *      +0x1000  32-bit code                 +0x4000  state out    +0x8000  stack (top)      */
+#ifndef NOVT_TESTS_UNIT_CPU_ORACLE_H
+#define NOVT_TESTS_UNIT_CPU_ORACLE_H
+
+#include <criterion/criterion.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#define ORACLE_DATA      0x40000u
+#define ORACLE_DATA_SIZE 0x3000u
+#define ORACLE_XSAVE     0xe7u
+#define ORACLE_AREA_SIZE 2752u
+
+/* Registers in ModRM order, flags, and an XSAVE image in standard format. */
+struct oracle_state {
+    uint32_t gpr[8];
+    uint32_t flags;
+    uint8_t area[ORACLE_AREA_SIZE] __attribute__((aligned(64)));
+};
+
+struct oracle {
+    uint8_t *low, *data;
+    struct oracle_state *in, *out;
+};
+
+struct oracle_code {
+    uint8_t *p;
+};
+static inline void oracle_put(struct oracle_code *c, const char *bytes, unsigned len)
+{
+    memcpy(c->p, bytes, len);
+    c->p += len;
+}
+static inline void oracle_put32(struct oracle_code *c, const void *address)
+{
+    uint32_t value = (uint32_t)(uintptr_t)address;
+    memcpy(c->p, &value, 4);
+    c->p += 4;
+}
+/* xsave or xrstor with all components: 0F AE /4 or /5 at an absolute address */
+static inline void oracle_put_area(struct oracle_code *c, unsigned reg, const void *area)
+{
+    oracle_put(c, "\xb8\xe7\x00\x00\x00\x31\xd2\x0f\xae", 9);
+    *c->p++ = (uint8_t)(reg << 3 | 5);
+    oracle_put32(c, area);
+}
+/* mov r32 <-> absolute memory, opcode 8B or 89 */
+static inline void oracle_put_mov(struct oracle_code *c, unsigned opcode, unsigned reg,
+                                  const void *at)
+{
+    *c->p++ = (uint8_t)opcode;
+    *c->p++ = (uint8_t)(reg << 3 | 5);
+    oracle_put32(c, at);
+}
+
+static inline void oracle_create(struct oracle *o)
+{
+    o->low = mmap(NULL, 0x10000, PROT_READ | PROT_WRITE | PROT_EXEC,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_32BIT, -1, 0);
+    cr_assert(o->low != MAP_FAILED);
+    o->data = mmap((void *)(uintptr_t)ORACLE_DATA, ORACLE_DATA_SIZE, PROT_READ | PROT_WRITE,
+                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    cr_assert_eq((uintptr_t)o->data, ORACLE_DATA);
+    o->in = (struct oracle_state *)(o->low + 0x3000);
+    o->out = (struct oracle_state *)(o->low + 0x4000);
+    /* push rbp, rbx; mov %rsp, low+0x7ff0; mov $low+0x8000, %esp; lcall *0x20(%rip);
+     * mov low+0x7ff0, %rsp; pop rbx, rbp; ret */
+    struct oracle_code c = {o->low};
+    oracle_put(&c, "\x55\x53\x41\x54\x41\x55\x41\x56\x41\x57\x48\x89\x24\x25", 14);
+    oracle_put32(&c, o->low + 0x7ff0);
+    *c.p++ = 0xbc;
+    oracle_put32(&c, o->low + 0x7fe0);
+    oracle_put(&c, "\xff\x1c\x25", 3);
+    oracle_put32(&c, o->low + 0x80);
+    oracle_put(&c, "\x48\x8b\x24\x25", 4);
+    oracle_put32(&c, o->low + 0x7ff0);
+    oracle_put(&c, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5b\x5d\xc3", 11);
+    uint32_t entry = (uint32_t)(uintptr_t)(o->low + 0x1000);
+    memcpy(o->low + 0x80, &entry, 4);
+    memcpy(o->low + 0x84, "\x23\x00", 2);
+}
+
+static inline void oracle_destroy(struct oracle *o)
+{
+    munmap(o->low, 0x10000);
+    munmap(o->data, ORACLE_DATA_SIZE);
+}
+
+/* Runs one instruction from *in; the result is in *out. It must not fault or branch. */
+static inline void oracle_run(struct oracle *o, const uint8_t *insn, unsigned len)
+{
+    struct oracle_code c = {o->low + 0x1000};
+    uint8_t *host_area = o->low + 0x5000, *host_esp = o->low + 0x7ff8;
+    static const uint8_t order[] = {0, 1, 2, 3, 5, 6, 7};
+
+    oracle_put_mov(&c, 0x89, 4, host_esp);
+    oracle_put_area(&c, 4, host_area);
+    oracle_put_area(&c, 5, o->in->area);
+    *c.p++ = 0xbc; /* mov $flags, %esp; popf */
+    oracle_put32(&c, &o->in->flags);
+    *c.p++ = 0x9d;
+    for (unsigned n = 0; n < sizeof(order); n++)
+        oracle_put_mov(&c, 0x8b, order[n], &o->in->gpr[order[n]]);
+    oracle_put_mov(&c, 0x8b, 4, &o->in->gpr[4]);
+    oracle_put(&c, (const char *)insn, len);
+    oracle_put_mov(&c, 0x89, 4, &o->out->gpr[4]);
+    for (unsigned n = 0; n < sizeof(order); n++)
+        oracle_put_mov(&c, 0x89, order[n], &o->out->gpr[order[n]]);
+    *c.p++ = 0xbc; /* mov $flags + 4, %esp; pushf */
+    oracle_put32(&c, &o->out->flags + 1);
+    oracle_put(&c, "\x9c\xfc", 2);
+    oracle_put_mov(&c, 0x8b, 4, host_esp);
+    oracle_put_area(&c, 4, o->out->area);
+    oracle_put_area(&c, 5, host_area);
+    *c.p++ = 0xcb;
+    ((void (*)(void))(uintptr_t)o->low)();
+}
+
+#endif
