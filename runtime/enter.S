@@ -1,5 +1,8 @@
 /* enter.S - the way into translated code and out of it.
  *
+ * Guest registers are loaded as 32 bits: translated code relies on their upper halves being zero
+ * (copy.c), whatever the monitor left there.
+ *
  * rt_enter loads the guest's registers and jumps through the view's jump table; that is also the
  * dispatcher's hot path: a block that the table knows runs without any lookup in C. Cost: 31
  * instructions in, 25 out.
@@ -40,16 +43,16 @@ rt_enter:
         movl    $1, CPU_IN_CACHE(%rdi)
         push    CPU_HFLAGS(%rdi)
         mov     CPU_RIP(%rdi), %r8
-        mov     CPU_GPR+0*8(%rdi), %rax
-        mov     CPU_GPR+1*8(%rdi), %rcx
-        mov     CPU_GPR+2*8(%rdi), %rdx
-        mov     CPU_GPR+3*8(%rdi), %rbx
-        mov     CPU_GPR+5*8(%rdi), %rbp
-        mov     CPU_GPR+6*8(%rdi), %rsi
+        movl    CPU_GPR+0*8(%rdi), %eax
+        movl    CPU_GPR+1*8(%rdi), %ecx
+        movl    CPU_GPR+2*8(%rdi), %edx
+        movl    CPU_GPR+3*8(%rdi), %ebx
+        movl    CPU_GPR+5*8(%rdi), %ebp
+        movl    CPU_GPR+6*8(%rdi), %esi
         movzwl  %r8w, %r9d
         popfq
-        mov     CPU_GPR+4*8(%rdi), %rsp
-        mov     CPU_GPR+7*8(%rdi), %rdi
+        movl    CPU_GPR+4*8(%rdi), %esp
+        movl    CPU_GPR+7*8(%rdi), %edi
         jmp     *(%r14,%r9,8)
         .globl  rt_enter_end
         .hidden rt_enter_end

@@ -2,7 +2,7 @@
  *
  * Encodings are written out by hand: each emitter is one instruction or one fixed sequence, and its
  * name says which. Host registers are numbers 0 to 15; a memory operand is either the guest's own
- * (copy.c) or one of three fixed shapes: %fs:state, gs:disp(esp) and (reg). */
+ * (copy.c) or one of two fixed shapes: %fs:state and disp(%rsp,%r15). */
 #ifndef NOVT_TRANSLATOR_EMIT_H
 #define NOVT_TRANSLATOR_EMIT_H
 
@@ -123,16 +123,14 @@ static inline void e_lea_esp(struct tr_block *t, int disp)
         e32(t, (uint32_t) disp);
     }
 }
-/* op reg, %gs:disp8(%esp); size 2 or 4 */
-static inline void e_gs_esp(struct tr_block *t, unsigned opcode, unsigned reg, int disp,
-                            unsigned size)
+/* op reg, disp8(%rsp,%r15): the guest's stack in the window; size 2 or 4 */
+static inline void e_stack(struct tr_block *t, unsigned opcode, unsigned reg, int disp,
+                           unsigned size)
 {
-    e2(t, 0x65, 0x67);
     if (size == 2)
         e1(t, 0x66);
-    if (reg >= 8)
-        e1(t, 0x44);
-    e4(t, opcode, 0x44 | (reg & 7) << 3, 0x24, (uint8_t) disp);
+    e2(t, reg >= 8 ? 0x46 : 0x42, opcode);
+    e3(t, 0x44 | (reg & 7) << 3, 0x3c, (uint8_t) disp);
 }
 
 /* translate.c */

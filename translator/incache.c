@@ -72,7 +72,7 @@ bool tr_pushf(struct tr_block *t, unsigned i)
     e4(t, 0xc4, 0x43, 0x7b, 0xf0);                        /* rorx $23, %r9d, %r9d */
     e2(t, 0xc9, 23);
     e4(t, 0x47, 0x8d, 0x04, 0x08);                        /* lea (%r8,%r9), %r8d */
-    e_gs_esp(t, 0x89, 8, -4, 4);
+    e_stack(t, 0x89, 8, -4, 4);
     e_lea_esp(t, -4);
     return true;
 }
@@ -96,7 +96,7 @@ bool tr_popf(struct tr_block *t, unsigned i)
 {
     if (t->insn[i].prefix66 || !(t->rq->key & TR_K_SS))
         return false;
-    e_gs_esp(t, 0x8b, 8, 0, 4);                           /* mov %gs:(%esp), %r8d */
+    e_stack(t, 0x8b, 8, 0, 4);                           /* mov (%rsp,%r15), %r8d */
     e_state(t, 0x44, 0x8b, 9, STATE(rflags));             /* mov %fs:rflags, %r9d */
     e3(t, 0x45, 0x31, 0xc1);                              /* xor %r8d, %r9d */
     e3(t, 0x41, 0xf7, 0xc1);                              /* test $others, %r9d */

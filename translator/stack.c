@@ -22,9 +22,9 @@ bool tr_push(struct tr_block *t, unsigned i)
     if (!stack_is_flat(t))
         return false;
     if (insn->map == 0 && (insn->opcode & 0xf8) == 0x50) {
-        e_gs_esp(t, 0x89, insn->opcode & 7, -(int) size, size);
+        e_stack(t, 0x89, insn->opcode & 7, -(int) size, size);
     } else if (insn->opcode == 0x68 || insn->opcode == 0x6a) {
-        e_gs_esp(t, 0xc7, 0, -(int) size, size);
+        e_stack(t, 0xc7, 0, -(int) size, size);
         if (size == 2)
             e2(t, (uint8_t) insn->imm, (uint8_t) (insn->imm >> 8));
         else
@@ -32,7 +32,7 @@ bool tr_push(struct tr_block *t, unsigned i)
     } else {
         if (size == 2 || !tr_load_operand(t, i, 8))
             return false;
-        e_gs_esp(t, 0x89, 8, -4, 4);
+        e_stack(t, 0x89, 8, -4, 4);
     }
     e_lea_esp(t, -(int) size);
     return true;
@@ -48,19 +48,19 @@ bool tr_pop(struct tr_block *t, unsigned i)
     unsigned reg = insn->has_modrm ? insn->rm : insn->opcode & 7u;
     if (reg == RT_SP && size == 2)
         return false;
-    e_gs_esp(t, 0x8b, reg, 0, size);
+    e_stack(t, 0x8b, reg, 0, size);
     if (reg != RT_SP)
         e_lea_esp(t, (int) size);
     return true;
 }
 
-/* mov %gs:(%ebp), %r8d; lea 4(%rbp), %esp; mov %r8d, %ebp */
+/* mov (%rbp,%r15), %r8d; lea 4(%rbp), %esp; mov %r8d, %ebp */
 bool tr_leave(struct tr_block *t, unsigned i)
 {
     if (!stack_is_flat(t) || t->insn[i].prefix66)
         return false;
-    e4(t, 0x65, 0x67, 0x44, 0x8b);
-    e2(t, 0x45, 0x00);
+    e4(t, 0x46, 0x8b, 0x44, 0x3d);
+    e1(t, 0x00);
     e3(t, 0x8d, 0x65, 0x04);
     e3(t, 0x44, 0x89, 0xc5);
     return true;

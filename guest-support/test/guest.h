@@ -107,6 +107,7 @@ extern struct state in, out;
 extern struct tss tss;
 extern uint64_t gdt[GDT_ENTRIES];
 extern uint64_t idt[256];
+extern uint32_t run_esp; /* the stack pointer that run_enter() goes back to */
 extern int rep;     /* which of the REPEAT passes this is */
 extern bool qemu;   /* CPUID 40000000h says TCG */
 extern uint8_t kernel_stack[], kernel_stack_top[], user_stack[], user_stack_top[];

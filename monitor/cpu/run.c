@@ -166,20 +166,32 @@ static void flags_join(struct rt_cpu *cpu)
 
 /* ---- blocks ---- */
 
-static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_t *bytes)
+static void log_listing(struct mon_vcpu *v, const uint8_t *bytes, size_t len, enum tr_mode mode,
+                        uint64_t pc)
 {
     char text[96];
     struct tr_insn insn;
 
+    for (size_t at = 0; at < len; at += insn.len) {
+        if (tr_decode(bytes + at, len - at, mode, &insn) != TR_DECODE_OK)
+            break;
+        tr_format(&insn, pc + at, text, sizeof(text));
+        mon_log(v, NOVT_LOG_TRANSLATE, mode == TR_MODE_64 ? "    %12llx  %s" : "  %08llx  %s",
+                (unsigned long long) (pc + at), text);
+    }
+}
+
+/* The guest's instructions, then the host's. */
+static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_t *bytes)
+{
+    const uint8_t *host = v->vm->cc.rx + b->host;
+
     mon_log(v, NOVT_LOG_TRANSLATE, "block %08llx gpa %llx key %x: %u instructions, %u -> %u bytes",
             (unsigned long long) b->pc, (unsigned long long) b->gpa, b->key, b->insns, b->len,
             b->host_len);
-    for (unsigned at = 0; at < b->len && b->gpa2 == ~0ull; at += insn.len) {
-        if (tr_decode(bytes + at, b->len - at, TR_MODE_32, &insn) != TR_DECODE_OK)
-            break;
-        tr_format(&insn, b->pc + at, text, sizeof(text));
-        mon_log(v, NOVT_LOG_TRANSLATE, "  %08llx  %s", (unsigned long long) b->pc + at, text);
-    }
+    if (b->gpa2 == ~0ull)
+        log_listing(v, bytes, b->len, TR_MODE_32, b->pc);
+    log_listing(v, host, b->host_len, TR_MODE_64, (uint64_t) host);
 }
 
 static void code_flush(struct mon_vcpu *v)

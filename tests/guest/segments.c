@@ -81,7 +81,7 @@ static void limits(void)
     FAULT("mov al, ds:[0x100]", GP, 0);
     FAULT("push dword ptr [esi]", GP, 0);
     FAULT("bts dword ptr [ebx - 3], edi; nop", GP, 0);
-    FAULT("bt [esi], ax", GP, 0);
+    FAULT("bt [esi + 2], ax", GP, 0);
     FAULT("jmp dword ptr [esi]", GP, 0);
     FAULT("les ecx, [esi - 2]", GP, 0);
     FAULT("fnstenv [esi - 24]", GP, 0);
@@ -212,10 +212,8 @@ static void code_segments(void)
     for (uint32_t k = 0; k < 2; k++) {
         const struct snip *snip = CODE("mov ecx, 50; 1: call 2f; loop 1b; jmp 3f; 2: inc eax; ret; 3: mov ebx, [esp]; mov edx, cs:[0]");
         uint32_t size = snip->end + 2 - snip->start;
-        gdt_set(S0, snip->start, size - 1, kinds[k].attr);
-        IN(.cs = S0 | kinds[k].sel, .eip = 0, .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
-        in.eip = 0x1; /* a zero means the flat address: enter by a jump over nothing */
-        gdt_set(S0, snip->start - 1, size, kinds[k].attr);
+        gdt_set(S0, snip->start - 1, size, kinds[k].attr); /* the snippet is at offset 1 */
+        IN(.cs = S0 | kinds[k].sel, .eip = 1, .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
         go(snip);
         EQ(out.vector, DONE);
         EQ(out.eax, 50);
@@ -275,8 +273,8 @@ static void stack_16(void)
 {
     uint32_t base = 0x20000; /* low RAM; 64 KiB */
     gdt_set(S0, base, 0xffff, 0x0f3);
-    IN(.cs = UCODE, .ss = S0 | 3, .esp = 0xabcd0004, .eax = 0x11223344, .ebp = 0x55660010);
-    OK("push eax; push ax; pushw 0x7788; push eax; mov ecx, esp; pop edx; pop bx; lea esi, [esp]");
+    IN(.cs = UCODE, .ss = S0 | 3, .esp = 0x4444, .eax = 0x11223344, .ebp = 0x55660010);
+    OK("mov esp, 0xabcd0004; push eax; push ax; pushw 0x7788; push eax; mov ecx, esp; pop edx; pop bx; lea esi, [esp]");
     EQ(out.ecx, 0xabcdfff8);
     EQ(*(uint32_t *)(base + 0), 0x11223344);
     EQ(*(uint16_t *)(base + 0xfffe), 0x3344);
@@ -286,19 +284,23 @@ static void stack_16(void)
     EQ(out.esi, 0xabcdfffe);
     EQ(out.esp, 0xabcdfffe);
     EQ(out.ss, S0 | 3);
-    in.esp = 0x9999fffe;
-    OK("push eax; pop cx; pop dx; mov edi, esp");
+    OK("mov esp, 0x9999fffe; push eax; pop cx; pop dx; mov edi, esp");
     EQ(out.edi, 0x9999fffe);
-    in.esp = 0x12340100;
-    OK("call 1f; jmp 2f; 1: mov ecx, esp; ret 2; 2: mov edx, esp; enter 8, 0; mov ebx, ebp; mov esi, esp; leave; pushad; popad; pushfd; popfd");
+    OK("mov esp, 0x12340100; call 1f; jmp 2f; 1: mov ecx, esp; ret 2; 2: mov edx, esp; enter 8, 0; mov ebx, ebp; mov esi, esp; leave; "
+       "pushad; popad; pushfd; popfd");
     EQ(out.ecx, 0x123400fc);
     EQ(out.edx, 0x12340102);
-    EQ(out.ebx, 0x556600fe); /* only BP is written by ENTER? see below */
+    EQ(out.ebx, 0x123400fe); /* all of EBP, also on a 16-bit stack (measured on hardware) */
     EQ(out.esi, 0x123400f6);
     EQ(out.esp, 0x12340102);
-    in.esp = 0x12340000, in.ecx = 40;
-    OK("1: push ecx; call 2f; pop eax; loop 1b; jmp 3f; 2: add edx, [esp + 4 - 0x12340000]; push eax; pop eax; ret; 3:");
-    EQ(out.vector, DONE);
+    in.ecx = 40;
+    OK("mov esp, 0x12340000; 1: push ecx; call 2f; pop eax; loop 1b; jmp 3f; 2: add edx, [esp + 4 - 0x12340000]; push eax; pop eax; "
+       "ret; 3:");
+    EQ(out.edx, 820);
+    UNLESS_QEMU(LIMITS) FAULT("mov esp, 2;" AT "push eax", SS, 0); /* FFFEh to 10001h does not wrap */
+    /* IRET to a 16-bit stack writes SP only: the upper half is what the kernel's ESP had there. */
+    OK("mov eax, esp");
+    EQ(out.eax, (run_esp & 0xffff0000) | 0x4444);
 }
 
 /* 16-bit code: default sizes, prefixes the other way round, IP wraps. Bytes, so that the assembler's
@@ -316,27 +318,33 @@ static void code_16(void)
         0x66, 0xcb,                         /* retfd */
         0x90, 0x90,                         /* nop; nop */
         0x50, 0x40, 0x5f, 0xc3};            /* push ax; inc ax; pop di; ret */
-    memcpy(code16, bytes, sizeof(bytes));
     for (uint32_t k = 0; k < 2; k++) {
+        memcpy(code16, bytes, sizeof(bytes));
         gdt_set(S0, addr(code16), 0xffff, k ? 0x0fb : 0x09b);
         gdt_set(S1, addr(memory), 0xff, 0x0f3);
         for (uint32_t i = 0; i < 64; i++)
             memory[i] = 0;
-        memory[4] = 0x00abcdef & 0xffff0020;
-        memory[9] = 0x01000000;
+        memory[4] = 0x20;       /* [10h] */
+        memory[8] = 0x02000000; /* [22h] is 0200h */
         IN(.cs = both[k], .eax = 0x99990000, .ebx = 0x88880000, .edx = 0x77770000, .esi = 0, .edi = 0x66660000, .ebp = S1 | 3,
            .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
-        memory[8] = 0x02000000;
-        OK("mov ds, ebp; mov ebp, esp; push cs; push offset 1f; .byte 0x9a; .long 0; .word 0x40; 1:");
-        if (out.vector != DONE) {
-            EQ(out.vector, DONE);
-            continue;
-        }
-        EQ(out.ecx & 0xffff, 0);
-        EQ(out.ecx >> 16, 0x1234);
+        OK("mov ds, ebp; .byte 0x9a; .long 0; .word 0x40");
+        EQ(out.eax, 0x99991435);
         EQ(out.ebx, 0x88880020);
+        EQ(out.ecx, 0x12340000);
         EQ(out.edx, 0x77770020);
-        EQ(out.edi >> 16, 0x6666);
+        EQ(out.edi, 0x66661434);
+        EQ(out.esp, in.esp);
+        /* IP wraps at 64 KiB for a jump; the saved EIP has 16 bits. */
+        code16[0] = 0xeb, code16[1] = 0xfe - 4; /* jmp -4: to FFFEh, beyond the limit */
+        gdt_set(S0, addr(code16), 0xfff, k ? 0x0fb : 0x09b);
+        IN(.cs = both[k]);
+        UNLESS_QEMU(LIMITS) {
+            RUN(".byte 0x9a; .long 0; .word 0x40");
+            EQ(out.vector, GP);
+            EQ(out.eip, 0);
+            EQ(out.cs, S0 | (k ? 3 : 0));
+        }
     }
 }
 
@@ -365,11 +373,443 @@ static void far_transfers(void)
                 check(out.vector, vector, "far transfer", __FILE__, (int)(type * 100 + n));
                 if (vector == DONE) {
                     EQ(out.cs, S0 | cpl);
-                    EQ(gdt[S0 >> 3] >> 40 & 1, 1); /* accessed */
+                    UNLESS_QEMU(ACCESSED) EQ(gdt[S0 >> 3] >> 40 & 1, 1);
                 } else {
                     EQ(out.error, S0);
                     EQ(out.eip, snip->start);
                 }
             }
         }
+}
+
+/* RETF and IRET to every code segment; to an outer level they change the stack and null segments. */
+static void far_returns(void)
+{
+    static const uint8_t code_types[] = {0x1b, 0x1f, 0x13};
+    const struct snip *retf = CODE("push eax; push ebx; push edx; push ecx; retf; ud2; 1:");
+    const struct snip *iret = CODE("push eax; push ebx; push 0x202; push edx; push ecx; iretd; ud2; 1:");
+    for (uint32_t c = 0; c < 2; c++)
+        for (uint32_t n = 0; n < 3 * 16; n++) {
+            uint32_t type = code_types[n / 16], dpl = n & 1 ? 3 : 0, rpl = n & 2 ? 3 : 0, present = n & 4 ? 0x80 : 0, cpl = c ? 3 : 0;
+            const struct snip *snip = n & 8 ? iret : retf;
+            gdt_set(S0, 0, 0xfffff, 0xc00 | present | dpl << 5 | type);
+            uint32_t vector = DONE;
+            if (rpl < cpl || type == 0x13 || (type == 0x1f ? dpl > rpl : dpl != rpl))
+                vector = GP;
+            else if (!present)
+                vector = NP;
+            outb(0x21, 0xff);
+            outb(0xa1, 0xff);
+            IN(.cs = both[c], .eax = UDATA, .ebx = addr(user_stack_top) - 256, .edx = S0 | rpl, .ecx = snip->end, .fs = c ? 0u : KDATA);
+            go(snip);
+            check(out.vector, vector, "far return", __FILE__, (int)n);
+            if (vector != DONE) {
+                EQ(out.error, S0);
+                continue;
+            }
+            EQ(out.cs, S0 | rpl);
+            if (rpl > cpl) {
+                EQ(out.esp, addr(user_stack_top) - 256);
+                EQ(out.ss, UDATA);
+                EQ(out.ds, 0); /* DPL 0 data is not for CPL 3: SDM 3A 5.8.6 */
+                EQ(out.fs, 0);
+            }
+        }
+    /* RETF n to an outer level takes n from both stacks. */
+    IN(.ebx = addr(user_stack_top) - 256, .esi = addr(kernel_stack_top) - 64);
+    OK("push 0x23; push ebx; push 11; push 22; push 0x1b; push offset 1f; retf 8; ud2; 1: mov eax, esp");
+    EQ(out.eax, addr(user_stack_top) - 256 + 8);
+    EQ(out.cs, UCODE);
+    /* Bad stacks. */
+    static const struct {
+        uint32_t ss, vector, error;
+    } stacks[] = {{0, GP, 0}, {KDATA, GP, KDATA}, {KDATA | 3, GP, KDATA}, {UCODE, GP, UCODE & ~3u}, {UDATA & ~3u, GP, UDATA & ~3u},
+                  {GDT_ENTRIES * 8 | 3, GP, GDT_ENTRIES * 8}};
+    for (size_t i = 0; i < COUNT(stacks); i++) {
+        IN(.eax = stacks[i].ss);
+        FAULT("push eax; push 0; push 0x1b; push 0;" AT "retf", stacks[i].vector, stacks[i].error);
+        FAULT("push eax; push 0; push 2; push 0x1b; push 0;" AT "iretd", stacks[i].vector, stacks[i].error);
+    }
+    gdt_set(S1, 0, 0xfffff, 0xc73); /* not present */
+    IN(.eax = S1 | 3);
+    UNLESS_QEMU(ACCESSED) FAULT("push eax; push 0; push 0x1b; push 0;" AT "retf", SS, S1);
+    RUN("push eax; push 0; push 2; push 0x1b; push 0; iretd");
+    EQ(out.vector == SS || out.vector == NP, 1); /* SDM 2 IRET: #SS in "Operation", #NP in the list */
+    EQ(out.error, S1);
+    FAULT("push 0; push 0;" AT "retf", GP, 0);
+    FAULT("push 2; push 0; push 0;" AT "iretd", GP, 0);
+    IN(.cs = UCODE);
+    FAULT("push 8; push 0;" AT "retf", GP, 8);
+    /* User data segments survive, conforming code too. */
+    gdt_set(S2, 0, 0xfffff, 0xc9f);
+    IN(.eax = UDATA, .ebx = S2, .ecx = addr(user_stack_top) - 64);
+    OK("mov es, eax; mov fs, ebx; push eax; push ecx; push 0x1b; push offset 1f; retf; 1: mov edx, es; mov esi, fs; mov edi, ds");
+    EQ(out.edx, UDATA);
+    EQ(out.esi, S2);
+    EQ(out.edi, 0);
+}
+
+/* Call gates, 32-bit and 16-bit: SDM 3A 5.8.3 to 5.8.5. */
+static void call_gates(void)
+{
+    const struct snip *target = CODE("mov eax, cs; mov ebx, ss; mov ecx, [esp]; mov edx, [esp + 4]; mov esi, [esp + 8]; mov edi, [esp + 12]; mov ebp, esp");
+    const struct snip *call = CODE("push 0x111; push 0x222; .byte 0x9a; .long 0; .word 0x43;" AT);
+    /* CPL 3 to 0: a new stack with SS, ESP, two parameters, CS, EIP. */
+    gdt[S0 >> 3] = call_gate(KCODE, target->start, 0xec, 2);
+    IN(.cs = UCODE, .esp = addr(user_stack_top) - 64);
+    go(call);
+    EQ(out.vector, DONE);
+    EQ(out.cs, KCODE);
+    EQ(out.eax, KCODE);
+    EQ(out.ebx, KDATA);
+    EQ(out.ecx, call->at);
+    EQ(out.edx, UCODE);
+    EQ(out.esi, 0x222);
+    EQ(out.edi, 0x111);
+    EQ(out.ebp, tss.esp0 - 24);
+    EQ(*(uint32_t *)(tss.esp0 - 4), UDATA);
+    EQ(*(uint32_t *)(tss.esp0 - 8), addr(user_stack_top) - 72);
+    /* Same level: no new stack, parameters stay where they are. */
+    IN(.esp = addr(kernel_stack_top) - 64);
+    go(CODE("push 0x111; push 0x222; .byte 0x9a; .long 0; .word 0x40;" AT));
+    EQ(out.vector, DONE);
+    EQ(out.edx, KCODE);
+    EQ(out.esi, 0x222);
+    EQ(out.ebp, addr(kernel_stack_top) - 64 - 16);
+    /* The round trip, hot; RETF 8 takes the parameters from both stacks. */
+    const struct snip *body = CODE("mov eax, [esp + 8]; add eax, [esp + 12]; add ebx, eax; retf 8");
+    gdt[S0 >> 3] = call_gate(KCODE, body->start, 0xec, 2);
+    IN(.cs = UCODE, .ecx = 300, .esp = addr(user_stack_top) - 64);
+    OK("1: push 3; push 4; .byte 0x9a; .long 0; .word 0x43; loop 1b");
+    EQ(out.ebx, 2100);
+    EQ(out.esp, in.esp);
+    EQ(out.cs, UCODE);
+    EQ(out.ss, UDATA);
+    EQ(out.ds, UDATA);
+    /* JMP through a gate: same level only; to conforming code from anywhere. */
+    IN(.cs = UCODE);
+    FAULT(".byte 0xea; .long 0; .word 0x43", GP, KCODE);
+    gdt[S0 >> 3] = call_gate(KCODE, target->start, 0x8c, 0);
+    IN();
+    OK(".byte 0xea; .long 0; .word 0x40");
+    EQ(out.eax, KCODE);
+    gdt_set(S1, 0, 0xfffff, 0xc9f); /* conforming, DPL 0 */
+    gdt[S0 >> 3] = call_gate(S1, target->start, 0xec, 0);
+    IN(.cs = UCODE, .esp = addr(user_stack_top) - 64);
+    OK(".byte 0xea; .long 0; .word 0x43");
+    EQ(out.eax, S1 | 3);
+    EQ(out.ebx, UDATA);
+    OK(".byte 0x9a; .long 0; .word 0x43");
+    EQ(out.edx, UCODE);
+    /* Errors: the gate's own, then the code segment's. */
+    gdt_set(S2, 0, 0xfffff, 0xc1b);
+    static const struct {
+        uint32_t selector, attr, vector, error;
+    } bad[] = {{KCODE, 0x8c, GP, S0}, {KCODE, 0xac, GP, S0}, {KCODE, 0x6c, NP, S0}, {0, 0xec, GP, 0}, {KDATA, 0xec, GP, KDATA},
+               {S2, 0xec, NP, S2}, {GDT_ENTRIES * 8, 0xec, GP, GDT_ENTRIES * 8}, {TSS, 0xec, GP, TSS}};
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        gdt[S0 >> 3] = call_gate((uint16_t)bad[i].selector, target->start, bad[i].attr, 0);
+        IN(.cs = UCODE);
+        fault(CODE(".byte 0x9a; .long 0; .word 0x43"), bad[i].vector, bad[i].error, __FILE__, (int)i);
+    }
+    gdt[S0 >> 3] = call_gate(KCODE, target->start, 0xcc, 0); /* DPL 2 */
+    IN(.cs = UCODE);
+    FAULT(".byte 0x9a; .long 0; .word 0x40", GP, S0);
+    /* A 16-bit gate pushes words, and gives a 16-bit offset. */
+    uint8_t *low = (uint8_t *)0x5000;
+    memcpy(low, (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x66, 0x8b, 0x4c, 0x24, 0x04, 0xcd, DONE}, 18);
+    uint32_t upper = 0; /* of the offset: does not count */
+    UNLESS_QEMU(GATE_16) upper = 0xabcd0000;
+    gdt[S0 >> 3] = call_gate(KCODE, upper | 0x5000, 0xe4, 1);
+    IN(.cs = UCODE, .esp = addr(user_stack_top) - 64);
+    OK("pushw 0x789; .byte 0x9a; .long 0; .word 0x43;" AT); /* mov ebp, esp; mov ax, [esp]; mov bx, [esp + 2]; mov cx, [esp + 4] */
+    EQ(out.ebx, UCODE);
+    EQ(out.ecx, 0x789);
+    EQ(out.ebp, tss.esp0 - 10);
+    EQ(*(uint16_t *)(tss.esp0 - 4), (addr(user_stack_top) - 66) & 0xffff);
+    EQ(*(uint16_t *)(tss.esp0 - 2), UDATA);
+}
+
+/* 16-bit interrupt and trap gates: words on the stack. The handler is a copy below 64 KiB. */
+static void gates_16(void)
+{
+    uint8_t *low = (uint8_t *)0x5000;
+    /* mov ebp, esp; mov ax, [esp]; mov bx, [esp + 2]; pushfd; pop ecx; iretw */
+    memcpy(low, (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x9c, 0x59, 0x66, 0xcf}, 15);
+    /* int 50h; int FFh at 5100h */
+    memcpy(low + 0x100, (const uint8_t[]){0xcd, 0x50, 0xcd, DONE}, 4);
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+    for (uint32_t n = 0; n < 2; n++) {
+        idt[0x50] = call_gate(KCODE, 0x5000, n ? 0xe7 : 0xe6, 0);
+        IN(.eip = 0x5100, .esp = addr(kernel_stack_top) - 64, .eflags = IF | CF | ID);
+        RUN("nop");
+        EQ(out.vector, DONE);
+        EQ(out.eax, 0x5102);
+        EQ(out.ebx, KCODE);
+        EQ(out.ebp, addr(kernel_stack_top) - 64 - 6);
+        EQ(out.ecx, (n ? IF : 0) | CF | ID | 2);
+        EQ(out.esp, addr(kernel_stack_top) - 64);
+        EQ(out.eflags, IF | CF | ID | 2);
+    }
+    gate_restore(0x50);
+}
+
+static void task_new(const struct snip *snip, uint32_t cpl)
+{
+    memset(&task, 0, sizeof(task));
+    task.eip = snip->start;
+    task.eflags = 2;
+    task.cs = cpl ? UCODE : KCODE;
+    task.ss = task.ds = task.es = task.fs = task.gs = cpl ? UDATA : KDATA;
+    task.esp = addr(cpl ? user_stack_top : kernel_stack_top) - 1024;
+    task.esp0 = addr(trap_stack_top);
+    task.ss0 = KDATA;
+    task.iomap = 104;
+    task.eax = 0xaaaaaaaa;
+    task.ebp = 0xbbbbbbbb;
+    gdt_set(TASK, addr(&task), 103, 0x089);
+}
+
+/* Back to the main TSS, whatever happened. */
+static void task_end(void)
+{
+    gdt_unbusy(TSS);
+    __asm__ volatile("ltr %w0; clts" : : "r"(TSS));
+    gdt_unbusy(TASK);
+}
+
+#define BUSY(selector) (gdt[(selector) >> 3] >> 41 & 1)
+
+static void task_switches(void)
+{
+    const struct snip *landing = CODE("mov ebx, cr0; str ecx; pushfd; pop edx; mov esi, [esp]");
+    /* JMP to a TSS: no NT, no link, the old one is not busy any more. */
+    const struct snip *jump = CODE("stc; .byte 0xea; .long 0; .word 0x60;" AT);
+    task_new(landing, 0);
+    task.link = 0xdddd;
+    IN(.edi = 0x1234, .esi = 0x5678);
+    go(jump);
+    EQ(out.vector, DONE);
+    EQ(out.ebx & CR0_TS, CR0_TS);
+    EQ(out.ecx, TASK);
+    EQ(out.edx & NT, 0);
+    EQ(out.eax, 0xaaaaaaaa);
+    EQ(out.ebp, 0xbbbbbbbb);
+    EQ(BUSY(TASK), 1);
+    EQ(BUSY(TSS), 0);
+    EQ(task.link, 0xdddd);
+    EQ(tss.eip, jump->at);
+    EQ(tss.edi, 0x1234);
+    EQ(tss.esi, 0x5678);
+    EQ(tss.eflags & (CF | NT), CF);
+    EQ(tss.cs & 0xffff, KCODE);
+    EQ(tss.ss & 0xffff, KDATA);
+    task_end();
+    /* CALL: link, NT, both busy. */
+    const struct snip *call = CODE(".byte 0x9a; .long 0; .word 0x60;" AT);
+    task_new(landing, 0);
+    IN();
+    go(call);
+    EQ(out.vector, DONE);
+    EQ(out.edx & NT, NT);
+    EQ(task.link & 0xffff, TSS);
+    EQ(BUSY(TASK), 1);
+    EQ(BUSY(TSS), 1);
+    EQ(tss.eip, call->at);
+    EQ(tss.eflags & NT, 0);
+    task_end();
+    /* To a task at CPL 3, and through a task gate from CPL 3. */
+    gdt[S0 >> 3] = call_gate(TASK, 0, 0xe5, 0);
+    task_new(CODE("mov ebx, cs; mov ecx, ss"), 3);
+    IN(.cs = UCODE);
+    OK(".byte 0x9a; .long 0; .word 0x43");
+    EQ(out.ebx, UCODE);
+    EQ(out.ecx, UDATA);
+    EQ(out.cs, UCODE);
+    EQ(out.esp, task.esp);
+    EQ(tss.cs & 0xffff, UCODE);
+    EQ(tss.esp, addr(user_stack_top));
+    task_end();
+    /* CALL and IRET, hot: the task resumes behind its IRET each time. */
+    task_new(CODE("1: inc dword ptr [memory]; add ebp, 2; iretd; jmp 1b"), 0);
+    memory[0] = 0;
+    task.ebp = 0;
+    IN(.ecx = 200, .ebx = 0x77);
+    OK("1: .byte 0x9a; .long 0; .word 0x60; loop 1b; str eax; clts");
+    EQ(memory[0], 200);
+    EQ(task.ebp, 400);
+    EQ(out.ebx, 0x77);
+    EQ(out.eax, TSS);
+    EQ(out.eflags & NT, 0);
+    EQ(BUSY(TASK), 0);
+    EQ(task.eflags & NT, 0);
+    task_end();
+    /* An interrupt through a task gate; IRET returns; a fault's error code is on the new stack. */
+    idt[0x50] = call_gate(TASK, 0, 0xe5, 0);
+    task_new(CODE("1: inc dword ptr [memory]; iretd; jmp 1b"), 0);
+    memory[0] = 0;
+    IN(.cs = UCODE, .ecx = 50, .eflags = IF | CF);
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+    OK("1: int 0x50; loop 1b");
+    EQ(memory[0], 50);
+    EQ(out.eflags & (IF | CF | NT), IF | CF);
+    task_end();
+    gate_restore(0x50);
+    idt[GP] = call_gate(TASK, 0, 0x85, 0);
+    task_new(landing, 0);
+    IN(.cs = UCODE);
+    OK("mov eax, 0x3f8; nop; mov ds, eax"); /* an empty descriptor */
+    EQ(out.esi, 0x3f8);
+    EQ(out.edx & NT, NT);
+    EQ(task.link & 0xffff, TSS);
+    EQ(tss.cs & 0xffff, UCODE);
+    task_end();
+    gate_restore(GP);
+    /* The T flag: #DB before the first instruction of the new task, DR6.BT. */
+    UNLESS_QEMU(TASK) {
+        task_new(landing, 0);
+        task.trap = 1;
+        write_dr6(0xffff0ff0);
+        IN();
+        go(jump);
+        EQ(out.vector, DB);
+        EQ(out.eip, landing->start);
+        EQ(out.dr6 & 0x8000, 0x8000);
+        write_dr6(0xffff0ff0);
+        task_end();
+    }
+    /* A double fault at CPL 0 with an unusable stack: through a task gate it can be handled. */
+    idt[DF] = call_gate(TASK, 0, 0x85, 0);
+    gdt_set(S1, addr(buffer), 0x0f, 0x493);
+    task_new(landing, 0);
+    IN(.eax = S1);
+    UNLESS_QEMU(LIMITS) {
+        OK("mov ss, eax; mov esp, 2; push eax");
+        EQ(out.esi, 0); /* #DF's error code */
+        EQ(tss.ss & 0xffff, S1);
+        EQ(tss.esp, 2);
+        task_end();
+    }
+    gate_restore(DF);
+}
+
+static void task_errors(void)
+{
+    const struct snip *landing = CODE("nop");
+    const struct snip *jump = CODE(".byte 0xea; .long 0; .word 0x60"), *call = CODE(".byte 0x9a; .long 0; .word 0x60");
+    task_new(landing, 0);
+    gdt_set(TASK, addr(&task), 103, 0x08b); /* busy */
+    IN();
+    fault(jump, GP, TASK, __FILE__, __LINE__);
+    fault(call, GP, TASK, __FILE__, __LINE__);
+    gdt_set(TASK, addr(&task), 103, 0x009); /* not present */
+    fault(jump, NP, TASK, __FILE__, __LINE__);
+    gdt_set(TASK, addr(&task), 102, 0x089); /* too small: 67h is needed */
+    fault(jump, TS, TASK, __FILE__, __LINE__);
+    gdt_set(TASK, addr(&task), 103, 0x089);
+    IN(.cs = UCODE); /* a TSS of DPL 0 */
+    fault(jump, GP, TASK, __FILE__, __LINE__);
+    gdt[S0 >> 3] = call_gate(TASK, 0, 0x85, 0); /* a task gate of DPL 0 */
+    FAULT(".byte 0x9a; .long 0; .word 0x43", GP, S0);
+    gdt[S0 >> 3] = call_gate(TASK, 0, 0x65, 0);
+    FAULT(".byte 0x9a; .long 0; .word 0x43", NP, S0);
+    gdt[S0 >> 3] = call_gate(KCODE, 0, 0xe5, 0);
+    FAULT(".byte 0x9a; .long 0; .word 0x43", GP, KCODE);
+    /* IRET with NT, but the link is no busy TSS. */
+    task_new(landing, 0);
+    tss.link = TASK;
+    IN(.eflags = NT);
+    FAULT("iretd", TS, TASK);
+    tss.link = KDATA;
+    FAULT("iretd", TS, KDATA);
+    tss.link = 0;
+    FAULT("iretd", TS, 0);
+    /* Bad state in the new TSS faults in the new task: #TS with the selector. */
+    static const struct {
+        uint32_t ss, cs, ds, vector, error;
+    } bad[] = {{0, KCODE, KDATA, TS, 0}, {KCODE, KCODE, KDATA, TS, KCODE}, {KDATA, KDATA, KDATA, TS, KDATA}, {KDATA, 0, KDATA, TS, 0},
+               {KDATA, KCODE, TSS, TS, TSS}, {UDATA, KCODE, KDATA, TS, UDATA & ~3u}};
+    UNLESS_QEMU(TASK) for (size_t i = 0; i < COUNT(bad); i++) {
+        task_new(landing, 0);
+        task.ss = bad[i].ss, task.cs = bad[i].cs, task.ds = bad[i].ds;
+        idt[TS] = call_gate(S1, 0, 0x85, 0); /* the handler is a task of its own, so that it has a stack */
+        static struct tss handler;
+        const struct snip *code = CODE("mov eax, [esp]; str ebx");
+        memset(&handler, 0, sizeof(handler));
+        handler.eip = code->start, handler.eflags = 2, handler.cs = KCODE, handler.iomap = 104;
+        handler.ss = handler.ds = handler.es = handler.fs = handler.gs = KDATA;
+        handler.esp = addr(kernel_stack_top) - 2048;
+        gdt_set(S1, addr(&handler), 103, 0x089);
+        IN();
+        go(jump);
+        check(out.vector, DONE, "#TS through a task gate", __FILE__, (int)i);
+        check(out.eax & 0xffff, bad[i].error, "#TS error code", __FILE__, (int)i);
+        check(handler.link & 0xffff, TASK, "the fault is in the new task", __FILE__, (int)i);
+        task_end();
+        gate_restore(TS);
+    }
+}
+
+/* A bad stack in the TSS makes an inter-privilege call #TS. */
+static void bad_ring0_stack(void)
+{
+    gdt[S0 >> 3] = call_gate(KCODE, CODE("nop")->start, 0xec, 0);
+    static const struct {
+        uint32_t ss0, error;
+    } bad[] = {{0, 0}, {UDATA, UDATA & ~3u}, {KCODE, KCODE}, {GDT_ENTRIES * 8, GDT_ENTRIES * 8}};
+    /* #TS itself needs a usable stack: its gate is a task gate. */
+    for (size_t i = 0; i < COUNT(bad); i++) {
+        task_new(CODE("mov eax, [esp]; mov dword ptr [tss + 8], 0x10"), 0);
+        idt[TS] = call_gate(TASK, 0, 0x85, 0);
+        tss.ss0 = bad[i].ss0;
+        IN(.cs = UCODE);
+        OK(".byte 0x9a; .long 0; .word 0x43");
+        check(out.eax & 0xffff, bad[i].error, "#TS error code", __FILE__, (int)i);
+        EQ(tss.cs & 0xffff, UCODE);
+        tss.ss0 = KDATA;
+        task_end();
+        gate_restore(TS);
+    }
+}
+
+/* Local descriptors. */
+static void ldt(void)
+{
+    static uint64_t table[4];
+    table[1] = descriptor(addr(memory), 0xfffff, 0xcf3);
+    table[2] = descriptor(0, 0xfffff, 0xcfb);
+    gdt_set(LDT, addr(table), sizeof(table) - 1, 0x082);
+    __asm__ volatile("lldt %w0" : : "r"(LDT));
+    memory[1] = 0x4242;
+    IN(.cs = UCODE, .eax = 0xf, .ebx = 0x27, .ecx = 0x17);
+    OK("mov fs, eax; mov edx, fs:[4]; lar esi, eax; lsl edi, ecx");
+    EQ(out.edx, 0x4242);
+    EQ(out.esi & 0xf0ffff, 0xc0f300);
+    EQ(out.edi, 0xffffffff);
+    FAULT("mov fs, ebx", GP, 0x24); /* past the limit; the error code has TI */
+    in.cs = 0x17;
+    OK("mov eax, cs; call 1f; jmp 2f; 1: ret; 2:");
+    EQ(out.eax, 0x17);
+    EQ(out.cs, 0x17);
+    __asm__ volatile("lldt %w0" : : "r"(0));
+}
+
+void guest_main(void)
+{
+    UNLESS_QEMU(LIMITS) GROUP(limits);
+    UNLESS_QEMU(LIMITS) GROUP(types);
+    GROUP(bases);
+    GROUP(code_segments);
+    GROUP(stack_16);
+    GROUP(code_16);
+    GROUP(far_transfers);
+    GROUP(far_returns);
+    GROUP(call_gates);
+    GROUP(gates_16);
+    GROUP(task_switches);
+    GROUP(task_errors);
+    UNLESS_QEMU(TASK) GROUP(bad_ring0_stack);
+    GROUP(ldt);
 }
