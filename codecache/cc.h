@@ -69,6 +69,8 @@ struct cc_page {
     uint8_t maps;       /* small writable mappings in views, saturating */
 };
 
+#define CC_COLLIDED 16384u
+
 struct cc {
     uint8_t *rx, *rw;   /* the two views of the region */
     int fd;
@@ -86,6 +88,7 @@ struct cc {
     void **miss_table;  /* every entry leads to the miss stub */
     int table_fd;
     uint8_t *miss_stub; /* what a jump table's empty entries hold */
+    uint64_t collided[CC_COLLIDED / 64]; /* by hash of pc: blocks that share a table slot */
     uint64_t flushes, invalidated, linked, unlinked;
 };
 
@@ -151,6 +154,14 @@ void cc_unlink_exits(struct cc *cc, struct cc_block *b);
  * no code any more. */
 bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len);
 void cc_invalidate_page(struct cc *cc, uint64_t gfn);
+/* Block b was entered for another pc with the same slot: drops it, and remembers to translate it
+ * with an entry check that does not fault. */
+void cc_collide(struct cc *cc, struct cc_block *b);
+static inline bool cc_collided(const struct cc *cc, uint64_t pc)
+{
+    uint32_t bit = (uint32_t) (pc ^ pc >> 16) % CC_COLLIDED;
+    return cc->collided[bit / 64] >> (bit % 64) & 1;
+}
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
 {
     return (gpa >> 12) < cc->max_gfn ? &cc->pages[gpa >> 12] : NULL;

@@ -357,6 +357,21 @@ static void take_answer(struct mon_vcpu *v)
 
 /* ---- faults and kicks (signal context) ---- */
 
+/* The entry check of a block found another pc (translate.c, emit_entry_load). */
+static bool entry_collision(struct mon_vcpu *v, struct rt_context *context)
+{
+    struct cc *cc = &v->vm->cc;
+    const uint8_t *hpc = (const uint8_t *) context->rip;
+    struct cc_block *b = cc_find(cc, hpc);
+
+    if (!b || hpc >= cc->rx + b->host + b->direct)
+        return false;
+    cc_collide(cc, b);
+    mon_count(v, MON_STAT_fault_collision);
+    context->rip = (uint64_t) cc->miss_stub;
+    return true;
+}
+
 static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
 {
     struct mon_vcpu *v = cpu->owner;
@@ -364,6 +379,8 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
     uint64_t gla = fault->addr - (uint64_t) cpu->window;
 
     v->after_fault = AFTER_STEP;
+    if (fault->vector == MON_GP && entry_collision(v, context))
+        return RT_FAULT_RETRY;
     if (fault->vector == MON_PF && gla < RT_WINDOW_SIZE) {
         switch (mon_view_fill(v, gla, fault->write)) {
         case MON_FILL_DONE:

@@ -72,6 +72,11 @@ Test(cpu_ctl, cr4_has_the_bits_that_cpuid_announces)
     v->space_changed = false;
     ASSERT_OK(mon_cr_write(v, 4, bits | MON_CR4_DE));
     cr_assert(!v->space_changed);
+    ASSERT_OK(mon_cr_write(v, 4, bits | MON_CR4_DE | MON_CR4_PAE));
+    cr_assert(v->space_changed);
+    v->space_changed = false;
+    ASSERT_OK(mon_cr_write(v, 4, MON_CR4_PGE));
+    cr_assert(v->space_changed);
 }
 
 Test(cpu_ctl, paging_with_lme_enters_long_mode_and_leaves_it)
@@ -106,6 +111,7 @@ Test(cpu_ctl, debug_registers_have_fixed_bits_and_aliases)
     struct mon_vcpu *v = m.v;
     uint64_t value = 0;
     ASSERT_OK(mon_dr_write(v, 4, 0));
+    cr_assert(!v->mode_changed);
     ASSERT_OK(mon_dr_read(v, 6, &value));
     ASSERT_HEX(value, 0xffff0ff0);
     ASSERT_OK(mon_dr_write(v, 6, 0xffffffff));

@@ -430,6 +430,10 @@ Test(cpu_event, long_mode_takes_stacks_from_rsp0_and_ist)
     put64(&m, IDT + 0x20 * 16, gate(SEL_CODE64, 0x1000, 0x8e, 2));
     ASSERT_OK(mon_interrupt_deliver(v, 0x20));
     ASSERT_HEX(v->cpu->gpr[RT_SP], STACK0 - 40);
+    put64(&m, IDT + 0x20 * 16, gate(SEL_CODE64, 0x1000, 0x8f, 2)); /* a trap gate */
+    v->cpu->rflags |= RT_IF;
+    ASSERT_OK(mon_interrupt_deliver(v, 0x20));
+    cr_assert(v->cpu->rflags & RT_IF);
     put64(&m, IDT + 0x20 * 16 + 8, 0x8000);
     ASSERT_FAULT(mon_interrupt_deliver(v, 0x20), MON_GP, 1);
     put64(&m, IDT + 0x20 * 16, gate(SEL_CODE0, 0x1000, 0x8e, 2));
@@ -603,4 +607,41 @@ Test(cpu_event, bad_tss_descriptors_fault_in_the_old_task)
     ASSERT_FAULT(mon_iret(v, 32, 0x61001), MON_TS, SEL_TSS_2);
     ASSERT_HEX(v->tr.selector, SEL_TSS);
     ASSERT_HEX(v->cpu->rip, 0x61000);
+}
+
+Test(cpu_event, what_a_switch_will_write_is_checked_before_it_begins)
+{
+    struct mon_vcpu *v = m.v;
+    const uint32_t read_only[] = {TSS, TSS_2, GDT};
+    make_task(TSS_2, SEL_CODE0, SEL_DATA0, STACK1);
+    for (unsigned n = 0; n < 3; n++) {
+        for (unsigned i = 0; i < 0x100; i++)
+            put32(&m, 0x1000 + i * 4, i << 12 | 3);
+        put32(&m, 0x1000 + (read_only[n] >> 12) * 4, read_only[n] | 1);
+        put32(&m, 0, 0x1003);
+        v->cr3 = 0;
+        v->cr0 |= MON_CR0_PG | MON_CR0_WP;
+        ASSERT_FAULT(mon_far_call(v, SEL_TASK_GATE, 0, 32, 0x61007), MON_PF, 3);
+        ASSERT_HEX(v->exc.cr2 & ~(uint64_t)0xfff, read_only[n]);
+        ASSERT_HEX(v->tr.selector, SEL_TSS);
+        ASSERT_HEX(get16(&m, TSS_2), 0);
+        ASSERT_HEX(get32(&m, TSS + 0x20), 0);
+        cr_assert(!busy(SEL_TSS_2));
+    }
+}
+
+Test(cpu_event, sixteen_bit_tasks_keep_cr3)
+{
+    struct mon_vcpu *v = m.v;
+    for (unsigned i = 0; i < 0x100; i++)
+        put32(&m, 0x6000 + i * 4, i << 12 | 3);
+    put32(&m, 0x5000, 0x6003);
+    v->cr3 = 0x5000;
+    v->cr0 |= MON_CR0_PG;
+    put16(&m, TSS_16 + 0x22, SEL_DATA0);
+    put16(&m, TSS_16 + 0x24, SEL_CODE0);
+    put16(&m, TSS_16 + 0x26, SEL_DATA0);
+    put16(&m, TSS_16 + 0x28, SEL_DATA0);
+    ASSERT_OK(mon_far_jump(v, SEL_TSS_16, 0, 32, 0x61007));
+    ASSERT_HEX(v->cr3, 0x5000);
 }

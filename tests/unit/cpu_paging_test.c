@@ -393,6 +393,38 @@ Test(cpu_paging, ram_is_written_after_the_last_exit)
     ASSERT_HEX(get32(&m, FRAME + 0xffc), 0x04030201u);
 }
 
+Test(cpu_paging, writes_to_two_pages_outside_ram_come_in_order)
+{
+    uint8_t data[4] = {1, 2, 3, 4};
+    uint64_t gla = MMIO_BASE + 0xffe;
+    cr_assert_eq(mon_lin_write(m.v, gla, data, 4, MON_WRITE), MON_EXIT);
+    ASSERT_HEX(m.v->run.mmio.gpa, gla);
+    cr_assert_eq(memcmp(m.v->run.mmio.data, data, 2), 0);
+    m.v->replay.done = 1;
+    m.v->replay.cursor = 0;
+    cr_assert_eq(mon_lin_write(m.v, gla, data, 4, MON_WRITE), MON_EXIT);
+    ASSERT_HEX(m.v->run.mmio.gpa, gla + 2);
+    cr_assert_eq(memcmp(m.v->run.mmio.data, data + 2, 2), 0);
+    m.v->replay.done = 2;
+    m.v->replay.cursor = 0;
+    ASSERT_OK(mon_lin_write(m.v, gla, data, 4, MON_WRITE));
+}
+
+Test(cpu_paging, copies_of_every_length_are_exact)
+{
+    static uint8_t data[300], back[300];
+    for (unsigned i = 0; i < sizeof(data); i++)
+        data[i] = (uint8_t)(i * 7 + 1);
+    for (unsigned len = 1; len < 290; len++) {
+        memset(m.ram + 0x40000, 0xee, 0x200);
+        memset(back, 0xdd, sizeof(back));
+        ASSERT_OK(mon_lin_write(m.v, 0x40001, data, len, MON_WRITE));
+        ASSERT_OK(mon_lin_read(m.v, 0x40001, back, len, MON_READ));
+        cr_assert_eq(memcmp(data, back, len), 0);
+        cr_assert(back[len] == 0xdd && m.ram[0x40000] == 0xee && m.ram[0x40001 + len] == 0xee);
+    }
+}
+
 Test(cpu_paging, rom_reads_like_ram_and_writes_exit)
 {
     uint32_t x = 0;

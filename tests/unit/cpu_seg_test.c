@@ -643,3 +643,186 @@ Test(cpu_seg, sysenter_and_sysexit_load_flat_segments)
     ASSERT_HEX(v->cpu->rip, 0x2222);
     ASSERT_FAULT(mon_sysexit(v, 32), MON_GP, 0);
 }
+
+/* ---- Tables that only the supervisor sees ---- */
+
+/* Identity paging, in which user code reaches nothing below 0x20000 (GDT, IDT, TSS, LDT). */
+static void supervisor_tables(void)
+{
+    for (unsigned i = 0; i < 0x200; i++)
+        put32(&m, 0x1000 + i * 4, i << 12 | (i < 0x20 ? 3 : 7));
+    put32(&m, 0, 0x1007);
+    m.v->cr3 = 0;
+    m.v->cr0 |= MON_CR0_PG | MON_CR0_WP;
+}
+
+Test(cpu_seg, descriptor_tables_are_read_as_supervisor_at_any_level)
+{
+    struct mon_vcpu *v = m.v;
+    uint32_t value;
+    bool zf;
+    supervisor_tables();
+    machine_level(&m, 3);
+    set_descriptor(&m, SEL_DATA3, descriptor(0, 0xfffff, 0xc0f2)); /* accessed bit is due */
+    ASSERT_OK(mon_seg_load(v, NOVT_DS, SEL_DATA3));
+    ASSERT_OK(mon_seg_lar(v, SEL_DATA3, &value, &zf));
+    cr_assert(zf);
+    ASSERT_OK(mon_io_check(v, 0x80, 1));
+    set_idt(&m, 0x80, gate(SEL_CODE0, HANDLER, 0xee, 0));
+    ASSERT_OK(mon_software_interrupt(v, 0x80, 0x60002));
+    ASSERT_OK(mon_iret(v, 32, 0));
+    cr_assert_eq(v->cpu->cpl, 3);
+    put32(&m, TSS_2 + 0x1c, 0);
+    put32(&m, TSS_2 + 0x20, HANDLER);
+    put32(&m, TSS_2 + 0x24, 2);
+    for (unsigned i = 0; i < 6; i++)
+        put32(&m, TSS_2 + 0x48 + i * 4, i == NOVT_CS ? SEL_CODE3 : SEL_DATA3);
+    ASSERT_OK(mon_far_call(v, SEL_TASK_GATE, 0, 32, 0x60007));
+    ASSERT_HEX(v->tr.selector, SEL_TSS_2);
+    ASSERT_OK(mon_iret(v, 32, 0));
+    ASSERT_HEX(v->tr.selector, SEL_TSS);
+    ASSERT_HEX(v->cpu->rip, 0x60007);
+}
+
+Test(cpu_seg, returns_to_absent_segments)
+{
+    set_descriptor(&m, SEL_ABSENT, descriptor(0, 0xfffff, 0xc07b));
+    push_iret(0x60010, SEL_ABSENT | 3, 2, STACK3, SEL_DATA3);
+    ASSERT_FAULT(mon_iret(m.v, 32, 0), MON_NP, SEL_ABSENT);
+    set_descriptor(&m, SEL_ABSENT, descriptor(0, 0xfffff, 0xc073));
+    push_iret(0x60010, SEL_CODE3, 2, STACK3, SEL_ABSENT | 3);
+    ASSERT_FAULT(mon_iret(m.v, 32, 0), MON_SS, SEL_ABSENT);
+}
+
+/* ---- Long mode ---- */
+
+static void long_mode(void)
+{
+    m.v->efer = MON_EFER_LME | MON_EFER_LMA; /* paging stays off: addresses are identical */
+    machine_seg(m.v, NOVT_CS, SEL_CODE64, 0xa09b);
+}
+
+Test(cpu_seg, sixty_four_bit_addresses_are_canonical_and_flat_but_for_fs_and_gs)
+{
+    uint64_t gla;
+    long_mode();
+    m.v->seg[NOVT_DS].base = m.v->seg[NOVT_FS].base = 0x1000;
+    m.v->seg[NOVT_DS].limit = 0;
+    ASSERT_OK(mon_seg_linear(m.v, NOVT_DS, 0x7ffffffffff8, 8, MON_READ, &gla));
+    ASSERT_HEX(gla, 0x7ffffffffff8);
+    ASSERT_FAULT(mon_seg_linear(m.v, NOVT_DS, 0x7ffffffffff9, 8, MON_READ, &gla), MON_GP, 0);
+    ASSERT_FAULT(mon_seg_linear(m.v, NOVT_SS, 0x800000000000, 8, MON_READ, &gla), MON_SS, 0);
+    ASSERT_OK(mon_seg_linear(m.v, NOVT_FS, 0xffff800000000000, 8, MON_WRITE, &gla));
+    ASSERT_HEX(gla, 0xffff800000001000);
+    machine_seg(m.v, NOVT_CS, SEL_CODE0, 0xc09b); /* compatibility mode: 32 bits, limits */
+    ASSERT_FAULT(mon_seg_linear(m.v, NOVT_DS, 8, 1, MON_READ, &gla), MON_GP, 0);
+    ASSERT_OK(mon_seg_linear(m.v, NOVT_FS, 0xfffff800, 8, MON_READ, &gla));
+    ASSERT_HEX(gla, 0x800);
+}
+
+Test(cpu_seg, ss_may_be_null_in_64_bit_mode_below_cpl_3)
+{
+    long_mode();
+    ASSERT_OK(mon_seg_load(m.v, NOVT_SS, 0));
+    ASSERT_FAULT(mon_seg_load(m.v, NOVT_SS, 1), MON_GP, 0);
+    m.v->cpu->cpl = 3;
+    ASSERT_FAULT(mon_seg_load(m.v, NOVT_SS, 3), MON_GP, 0);
+    m.v->cpu->cpl = 0;
+    machine_seg(m.v, NOVT_CS, SEL_CODE0, 0xc09b);
+    ASSERT_FAULT(mon_seg_load(m.v, NOVT_SS, 0), MON_GP, 0);
+}
+
+Test(cpu_seg, far_transfers_between_64_bit_and_compatibility_code)
+{
+    struct mon_vcpu *v = m.v;
+    uint64_t sp = v->cpu->gpr[RT_SP];
+    long_mode();
+    ASSERT_OK(mon_far_call(v, SEL_CODE64, 0x7000000000ff, 64, 0x61009));
+    ASSERT_HEX(v->cpu->rip, 0x7000000000ff);
+    ASSERT_HEX(get64(&m, sp - 16), 0x61009);
+    ASSERT_HEX(get64(&m, sp - 8), SEL_CODE64);
+    ASSERT_OK(mon_far_return(v, 64, 0));
+    ASSERT_HEX(v->cpu->gpr[RT_SP], sp);
+    ASSERT_FAULT(mon_far_jump(v, SEL_CODE64, 0x8000000000ff, 64, 0), MON_GP, 0);
+    set_descriptor(&m, SEL_ABSENT, descriptor(0, 0xfffff, 0xe09b)); /* L and D */
+    ASSERT_FAULT(mon_far_jump(v, SEL_ABSENT, 0, 64, 0), MON_GP, SEL_ABSENT);
+    ASSERT_FAULT(mon_far_jump(v, SEL_TSS_2, 0, 64, 0), MON_GP, SEL_TSS_2);
+    ASSERT_OK(mon_far_jump(v, SEL_CODE0, 0x1000, 32, 0));
+    cr_assert(!mon_code64(v));
+    v->cpu->rflags |= RT_NT;
+    ASSERT_FAULT(mon_iret(v, 32, 0), MON_GP, 0);
+}
+
+Test(cpu_seg, long_mode_call_gates_are_16_bytes_and_take_rsp0)
+{
+    struct mon_vcpu *v = m.v;
+    long_mode();
+    machine_level(&m, 3);
+    put64(&m, TSS + 4, STACK0);
+    put64(&m, GDT + SEL_GATE32, gate(SEL_CODE64, 0x11223344, 0xec, 0));
+    put64(&m, GDT + SEL_GATE32 + 8, 0x7fff);
+    ASSERT_OK(mon_far_call(v, SEL_GATE32, 0, 32, 0x60007));
+    ASSERT_HEX(v->cpu->rip, 0x7fff11223344);
+    ASSERT_HEX(v->cpu->gpr[RT_SP], STACK0 - 32);
+    const uint64_t frame[] = {0x60007, SEL_CODE3, STACK3, SEL_DATA3};
+    cr_assert_eq(memcmp(m.ram + STACK0 - 32, frame, 32), 0);
+    ASSERT_HEX(v->seg[NOVT_SS].selector, 0);
+    ASSERT_OK(mon_far_return(v, 64, 0));
+    cr_assert_eq(v->cpu->cpl, 3);
+    cr_assert(!mon_code64(v));
+    ASSERT_HEX(v->cpu->gpr[RT_SP], STACK3);
+    put64(&m, GDT + SEL_GATE32, gate(SEL_CODE0, 0x1000, 0xec, 0)); /* not 64-bit code */
+    ASSERT_FAULT(mon_far_call(v, SEL_GATE32, 0, 32, 0x60007), MON_GP, SEL_CODE0);
+    put64(&m, GDT + SEL_GATE32 + 8, (uint64_t)1 << 40 | 0x7fff);
+    ASSERT_FAULT(mon_far_call(v, SEL_GATE32, 0, 32, 0x60007), MON_GP, SEL_GATE32);
+}
+
+Test(cpu_seg, system_descriptors_have_64_bit_bases_in_long_mode)
+{
+    long_mode();
+    put64(&m, GDT + SEL_LDT + 8, 0x7f01);
+    ASSERT_OK(mon_seg_lldt(m.v, SEL_LDT));
+    ASSERT_HEX(m.v->ldt.base, 0x7f0100000000 | LDT);
+    put64(&m, GDT + SEL_TSS_2 + 8, 0);
+    ASSERT_OK(mon_seg_ltr(m.v, SEL_TSS_2));
+    ASSERT_FAULT(mon_seg_ltr(m.v, SEL_TSS_16), MON_GP, SEL_TSS_16);
+}
+
+Test(cpu_seg, iretq_always_pops_the_stack_pointer)
+{
+    struct mon_vcpu *v = m.v;
+    const uint64_t frame[] = {0x61000, SEL_CODE64, RT_IF | 2, STACK1, 0};
+    long_mode();
+    v->cpu->gpr[RT_SP] = STACK0 - sizeof(frame);
+    memcpy(m.ram + STACK0 - sizeof(frame), frame, sizeof(frame));
+    ASSERT_OK(mon_iret(v, 64, 0));
+    ASSERT_HEX(v->cpu->gpr[RT_SP], STACK1);
+    ASSERT_HEX(v->seg[NOVT_SS].selector, 0);
+    cr_assert_eq(v->cpu->cpl, 0);
+    put64(&m, STACK0 - 32, SEL_CODE3); /* to compatibility mode, with a null SS */
+    put64(&m, STACK0 - 8, 3);
+    v->cpu->gpr[RT_SP] = STACK0 - sizeof(frame);
+    ASSERT_FAULT(mon_iret(v, 64, 0), MON_GP, 0);
+}
+
+Test(cpu_seg, sysenter_in_long_mode_goes_to_64_bit_code)
+{
+    struct mon_vcpu *v = m.v;
+    long_mode();
+    machine_level(&m, 3);
+    v->msr.sysenter_cs = SEL_CODE0;
+    v->msr.sysenter_esp = 0x7fff00001000;
+    v->msr.sysenter_eip = 0x7fff00002000;
+    ASSERT_OK(mon_sysenter(v));
+    cr_assert(mon_code64(v));
+    ASSERT_HEX(v->cpu->rip, 0x7fff00002000);
+    ASSERT_HEX(v->cpu->gpr[RT_SP], 0x7fff00001000);
+    v->cpu->gpr[RT_DX] = 0x800000000000;
+    ASSERT_FAULT(mon_sysexit(v, 64), MON_GP, 0);
+    v->cpu->gpr[RT_DX] = 0x1234567890;
+    v->cpu->gpr[RT_CX] = 0x1234;
+    ASSERT_OK(mon_sysexit(v, 64));
+    ASSERT_HEX(v->cpu->rip, 0x1234567890);
+    ASSERT_HEX(v->seg[NOVT_CS].selector, (SEL_CODE0 + 32) | 3);
+    ASSERT_HEX(v->seg[NOVT_CS].attr, 0xa0fb);
+}

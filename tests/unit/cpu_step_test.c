@@ -87,137 +87,140 @@ struct pattern {
     uint8_t imm;
     uint8_t align; /* of memory, a power of two */
 };
-#define PATTERN(opcode, ...) {opcode, sizeof(opcode) - 1, __VA_ARGS__}
+#define PATTERN(opcode, ...)                    \
+    {                                           \
+        opcode, sizeof(opcode) - 1, __VA_ARGS__ \
+    }
 
 static struct pattern patterns[] = {
-    PATTERN("\x00", RM, -1, 0, 1),           /* add r/m8, r8 */
-    PATTERN("\x11", RM, -1, 0, 1),           /* adc */
-    PATTERN("\x66\x19", RM, -1, 0, 1),       /* sbb 16 */
-    PATTERN("\x32", RM, -1, 0, 1),           /* xor r8, r/m8 */
-    PATTERN("\x3b", RM, -1, 0, 1),           /* cmp */
-    PATTERN("\x81", RM, -1, 4, 1),           /* group 1 */
-    PATTERN("\x66\x83", RM, -1, 1, 1),       /* group 1, 16-bit */
-    PATTERN("\x82", RM, -1, 1, 1),           /* alias of 80h */
-    PATTERN("\xf0\x01", MEM, -1, 0, 1),      /* lock add */
-    PATTERN("\xf0\x0f\xc1", MEM, -1, 0, 1),  /* lock xadd */
-    PATTERN("\xf0\x0f\xb0", MEM, -1, 0, 1),  /* lock cmpxchg8 */
-    PATTERN("\xf0\x0f\xb1", MEM, -1, 0, 1),  /* lock cmpxchg */
-    PATTERN("\xf0\x0f\xc7", MEM, 1, 0, 1),   /* lock cmpxchg8b */
-    PATTERN("\x0f\xc7", MEM, 1, 0, 1),       /* cmpxchg8b */
-    PATTERN("\xf0\xf7", MEM, 3, 0, 1),       /* lock neg */
-    PATTERN("\x87", RM, -1, 0, 1),           /* xchg */
-    PATTERN("\x86", RM, -1, 0, 1),           /* xchg 8 */
-    PATTERN("\x85", RM, -1, 0, 1),           /* test */
-    PATTERN("\x88", RM, -1, 0, 1),           /* mov r/m8, r8 */
-    PATTERN("\x8b", RM, -1, 0, 1),           /* mov */
-    PATTERN("\x66\x89", RM, -1, 0, 1),       /* mov 16 */
-    PATTERN("\xc6", RM, 0, 1, 1),            /* mov imm8 */
-    PATTERN("\xc7", RM, 0, 4, 1),            /* mov imm32 */
-    PATTERN("\x8d", MEM, -1, 0, 1),          /* lea */
-    PATTERN("\x66\x8d", MEM, -1, 0, 1),      /* lea 16 */
-    PATTERN("\x8f", MEM, 0, 0, 1),           /* pop mem */
-    PATTERN("\xff", RM, 6, 0, 1),            /* push */
-    PATTERN("\x66\xff", RM, 6, 0, 1),        /* push 16 */
-    PATTERN("\x53", NONE, 0, 0, 1),          /* push ebx */
-    PATTERN("\x54", NONE, 0, 0, 1),          /* push esp */
-    PATTERN("\x5c", NONE, 0, 0, 1),          /* pop esp */
-    PATTERN("\x66\x5e", NONE, 0, 0, 1),      /* pop si */
-    PATTERN("\x68", NONE, 0, 4, 1),          /* push imm32 */
-    PATTERN("\x66\x6a", NONE, 0, 1, 1),      /* push imm8, 16-bit */
-    PATTERN("\x60", NONE, 0, 0, 1),          /* pusha */
-    PATTERN("\x61", NONE, 0, 0, 1),          /* popa */
-    PATTERN("\x66\x60", NONE, 0, 0, 1),      /* pusha 16 */
-    PATTERN("\x66\x61", NONE, 0, 0, 1),      /* popa 16 */
+    PATTERN("\x00", RM, -1, 0, 1),              /* add r/m8, r8 */
+    PATTERN("\x11", RM, -1, 0, 1),              /* adc */
+    PATTERN("\x66\x19", RM, -1, 0, 1),          /* sbb 16 */
+    PATTERN("\x32", RM, -1, 0, 1),              /* xor r8, r/m8 */
+    PATTERN("\x3b", RM, -1, 0, 1),              /* cmp */
+    PATTERN("\x81", RM, -1, 4, 1),              /* group 1 */
+    PATTERN("\x66\x83", RM, -1, 1, 1),          /* group 1, 16-bit */
+    PATTERN("\x82", RM, -1, 1, 1),              /* alias of 80h */
+    PATTERN("\xf0\x01", MEM, -1, 0, 1),         /* lock add */
+    PATTERN("\xf0\x0f\xc1", MEM, -1, 0, 1),     /* lock xadd */
+    PATTERN("\xf0\x0f\xb0", MEM, -1, 0, 1),     /* lock cmpxchg8 */
+    PATTERN("\xf0\x0f\xb1", MEM, -1, 0, 1),     /* lock cmpxchg */
+    PATTERN("\xf0\x0f\xc7", MEM, 1, 0, 1),      /* lock cmpxchg8b */
+    PATTERN("\x0f\xc7", MEM, 1, 0, 1),          /* cmpxchg8b */
+    PATTERN("\xf0\xf7", MEM, 3, 0, 1),          /* lock neg */
+    PATTERN("\x87", RM, -1, 0, 1),              /* xchg */
+    PATTERN("\x86", RM, -1, 0, 1),              /* xchg 8 */
+    PATTERN("\x85", RM, -1, 0, 1),              /* test */
+    PATTERN("\x88", RM, -1, 0, 1),              /* mov r/m8, r8 */
+    PATTERN("\x8b", RM, -1, 0, 1),              /* mov */
+    PATTERN("\x66\x89", RM, -1, 0, 1),          /* mov 16 */
+    PATTERN("\xc6", RM, 0, 1, 1),               /* mov imm8 */
+    PATTERN("\xc7", RM, 0, 4, 1),               /* mov imm32 */
+    PATTERN("\x8d", MEM, -1, 0, 1),             /* lea */
+    PATTERN("\x66\x8d", MEM, -1, 0, 1),         /* lea 16 */
+    PATTERN("\x8f", MEM, 0, 0, 1),              /* pop mem */
+    PATTERN("\xff", RM, 6, 0, 1),               /* push */
+    PATTERN("\x66\xff", RM, 6, 0, 1),           /* push 16 */
+    PATTERN("\x53", NONE, 0, 0, 1),             /* push ebx */
+    PATTERN("\x54", NONE, 0, 0, 1),             /* push esp */
+    PATTERN("\x5c", NONE, 0, 0, 1),             /* pop esp */
+    PATTERN("\x66\x5e", NONE, 0, 0, 1),         /* pop si */
+    PATTERN("\x68", NONE, 0, 4, 1),             /* push imm32 */
+    PATTERN("\x66\x6a", NONE, 0, 1, 1),         /* push imm8, 16-bit */
+    PATTERN("\x60", NONE, 0, 0, 1),             /* pusha */
+    PATTERN("\x61", NONE, 0, 0, 1),             /* popa */
+    PATTERN("\x66\x60", NONE, 0, 0, 1),         /* pusha 16 */
+    PATTERN("\x66\x61", NONE, 0, 0, 1),         /* popa 16 */
     PATTERN("\xc8\x20\x00\x00", NONE, 0, 0, 1), /* enter 32, 0 */
     PATTERN("\xc8\x10\x00\x01", NONE, 0, 0, 1), /* enter 16, 1 */
     PATTERN("\xc8\x08\x00\x05", NONE, 0, 0, 1), /* enter 8, 5 */
     PATTERN("\x66\xc8\x08\x00\x03", NONE, 0, 0, 1),
-    PATTERN("\xc9", NONE, 0, 0, 1),          /* leave */
-    PATTERN("\x66\xc9", NONE, 0, 0, 1),      /* leave 16 */
-    PATTERN("\x0f\xa0", NONE, 0, 0, 1),      /* push fs: zero on both sides */
-    PATTERN("\x40", NONE, 0, 0, 1),          /* inc eax */
-    PATTERN("\x66\x4f", NONE, 0, 0, 1),      /* dec di */
-    PATTERN("\xfe", RM, 1, 0, 1),            /* dec 8 */
-    PATTERN("\xd0", RM, -1, 0, 1),           /* shifts by 1 */
-    PATTERN("\xd3", RM, -1, 0, 1),           /* by cl */
-    PATTERN("\x66\xc1", RM, -1, 1, 1),       /* by imm8 */
-    PATTERN("\x0f\xa4", RM, -1, 1, 1),       /* shld */
-    PATTERN("\x0f\xad", RM, -1, 0, 1),       /* shrd cl */
-    PATTERN("\xf6", RM, 4, 0, 1),            /* mul 8 */
-    PATTERN("\xf7", RM, 5, 0, 1),            /* imul */
-    PATTERN("\xf7", RM, 6, 0, 1),            /* div */
-    PATTERN("\x66\xf7", RM, 7, 0, 1),        /* idiv 16 */
-    PATTERN("\x0f\xaf", RM, -1, 0, 1),       /* imul */
-    PATTERN("\x69", RM, -1, 4, 1),           /* imul imm */
-    PATTERN("\x0f\xb6", RM, -1, 0, 1),       /* movzx */
-    PATTERN("\x0f\xbf", RM, -1, 0, 1),       /* movsx */
-    PATTERN("\x0f\xc8", NONE, 0, 0, 1),      /* bswap */
-    PATTERN("\x0f\xbc", RM, -1, 0, 1),       /* bsf */
-    PATTERN("\xf3\x0f\xbd", RM, -1, 0, 1),   /* lzcnt */
-    PATTERN("\xf3\x0f\xb8", RM, -1, 0, 1),   /* popcnt */
-    PATTERN("\x0f\xba", RM, 4, 1, 1),        /* bt imm */
-    PATTERN("\x0f\xba", RM, 7, 1, 1),        /* btc imm */
-    PATTERN("\x0f\x94", RM, 0, 0, 1),        /* sete */
-    PATTERN("\x0f\x9f", RM, 0, 0, 1),        /* setg */
-    PATTERN("\x0f\x42", RM, -1, 0, 1),       /* cmovb */
-    PATTERN("\x0f\x4d", RM, -1, 0, 1),       /* cmovge */
-    PATTERN("\x98", NONE, 0, 0, 1),          /* cwde */
-    PATTERN("\x66\x99", NONE, 0, 0, 1),      /* cwd */
-    PATTERN("\x9e", NONE, 0, 0, 1),          /* sahf */
-    PATTERN("\x9f", NONE, 0, 0, 1),          /* lahf */
-    PATTERN("\xf5", NONE, 0, 0, 1),          /* cmc */
-    PATTERN("\x27", NONE, 0, 0, 1),          /* daa */
-    PATTERN("\x2f", NONE, 0, 0, 1),          /* das */
-    PATTERN("\x37", NONE, 0, 0, 1),          /* aaa */
-    PATTERN("\x3f", NONE, 0, 0, 1),          /* aas */
-    PATTERN("\xd4\x0a", NONE, 0, 0, 1),      /* aam */
-    PATTERN("\xd5\x13", NONE, 0, 0, 1),      /* aad 19 */
-    PATTERN("\xd6", NONE, 0, 0, 1),          /* salc */
-    PATTERN("\xd7", NONE, 0, 0, 1),          /* xlat */
-    PATTERN("\xa4", NONE, 0, 0, 1),          /* movsb */
-    PATTERN("\x66\xa5", NONE, 0, 0, 1),      /* movsw */
-    PATTERN("\xa6", NONE, 0, 0, 1),          /* cmpsb */
-    PATTERN("\xa7", NONE, 0, 0, 1),          /* cmpsd */
-    PATTERN("\xab", NONE, 0, 0, 1),          /* stosd */
-    PATTERN("\xac", NONE, 0, 0, 1),          /* lodsb */
-    PATTERN("\x66\xaf", NONE, 0, 0, 1),      /* scasw */
-    PATTERN("\xc4\xe2\x60\xf2", RM, -1, 0, 1), /* andn */
-    PATTERN("\xc4\xe2\x7b\xf5", RM, -1, 0, 1), /* pdep */
-    PATTERN("\xc4\xe3\x7b\xf0", RM, -1, 1, 1), /* rorx */
-    PATTERN("\x0f\x38\xf0", MEM, -1, 0, 1),  /* movbe */
-    PATTERN("\x66\x0f\x38\xf6", RM, -1, 0, 1), /* adcx */
-    PATTERN("\x0f\xfc", RM, -1, 0, 1),       /* paddb mm */
-    PATTERN("\x0f\x7f", MEM, -1, 0, 1),      /* movq mem, mm */
-    PATTERN("\xd8", MEM, 0, 0, 1),           /* fadd m32 */
-    PATTERN("\xdd", MEM, 0, 0, 1),           /* fld m64 */
-    PATTERN("\xdb", MEM, 5, 0, 1),           /* fld m80 */
-    PATTERN("\xdb", MEM, 7, 0, 1),           /* fstp m80 */
-    PATTERN("\xdf", MEM, 7, 0, 1),           /* fistp m64 */
-    PATTERN("\xd9\xfb", NONE, 0, 0, 1),      /* fsincos */
-    PATTERN("\xd9\xfa", NONE, 0, 0, 1),      /* fsqrt */
-    PATTERN("\xdb\xe9", NONE, 0, 0, 1),      /* fucomi */
-    PATTERN("\xd9", MEM, 7, 0, 1),           /* fnstcw */
-    PATTERN("\xdf\xe0", NONE, 0, 0, 1),      /* fnstsw ax */
-    PATTERN("\x9b", NONE, 0, 0, 1),          /* fwait */
-    PATTERN("\x0f\x58", RM, -1, 0, 16),      /* addps */
-    PATTERN("\xf2\x0f\x58", RM, -1, 0, 1),   /* addsd */
-    PATTERN("\x66\x0f\xef", RM, -1, 0, 16),  /* pxor */
-    PATTERN("\x66\x0f\x7f", MEM, -1, 0, 16), /* movdqa store */
-    PATTERN("\x0f\x11", MEM, -1, 0, 1),      /* movups store */
-    PATTERN("\x66\x0f\x38\x00", RM, -1, 0, 16), /* pshufb */
-    PATTERN("\x66\x0f\x3a\x0f", RM, -1, 1, 16), /* palignr */
-    PATTERN("\xf3\x0f\x2a", RM, -1, 0, 1),   /* cvtsi2ss */
-    PATTERN("\x0f\xae", MEM, 3, 0, 1),       /* stmxcsr */
-    PATTERN("\xc5\xe4\x58", RM, -1, 0, 1),   /* vaddps ymm */
-    PATTERN("\xc5\xfd\x7f", MEM, -1, 0, 32), /* vmovdqa store */
-    PATTERN("\xc4\xe2\x65\xb8", RM, -1, 0, 1), /* vfmadd231ps ymm */
-    PATTERN("\xc4\xe2\x65\x2c", MEM, -1, 0, 1), /* vmaskmovps load */
-    PATTERN("\xc4\xe2\x65\x2f", MEM, -1, 0, 1), /* vmaskmovpd store */
-    PATTERN("\xc4\xe2\x61\x8e", MEM, -1, 0, 1), /* vpmaskmovd store */
-    PATTERN("\xc4\xe2\xe5\x8c", MEM, -1, 0, 1), /* vpmaskmovq load */
-    PATTERN("\xc5\xf8\x77", NONE, 0, 0, 1),  /* vzeroupper */
-    PATTERN("\x66\x0f\xf7", REG, -1, 0, 1),  /* maskmovdqu */
-    PATTERN("\x0f\xf7", REG, -1, 0, 1),      /* maskmovq */
+    PATTERN("\xc9", NONE, 0, 0, 1),                 /* leave */
+    PATTERN("\x66\xc9", NONE, 0, 0, 1),             /* leave 16 */
+    PATTERN("\x0f\xa0", NONE, 0, 0, 1),             /* push fs: zero on both sides */
+    PATTERN("\x40", NONE, 0, 0, 1),                 /* inc eax */
+    PATTERN("\x66\x4f", NONE, 0, 0, 1),             /* dec di */
+    PATTERN("\xfe", RM, 1, 0, 1),                   /* dec 8 */
+    PATTERN("\xd0", RM, -1, 0, 1),                  /* shifts by 1 */
+    PATTERN("\xd3", RM, -1, 0, 1),                  /* by cl */
+    PATTERN("\x66\xc1", RM, -1, 1, 1),              /* by imm8 */
+    PATTERN("\x0f\xa4", RM, -1, 1, 1),              /* shld */
+    PATTERN("\x0f\xad", RM, -1, 0, 1),              /* shrd cl */
+    PATTERN("\xf6", RM, 4, 0, 1),                   /* mul 8 */
+    PATTERN("\xf7", RM, 5, 0, 1),                   /* imul */
+    PATTERN("\xf7", RM, 6, 0, 1),                   /* div */
+    PATTERN("\x66\xf7", RM, 7, 0, 1),               /* idiv 16 */
+    PATTERN("\x0f\xaf", RM, -1, 0, 1),              /* imul */
+    PATTERN("\x69", RM, -1, 4, 1),                  /* imul imm */
+    PATTERN("\x0f\xb6", RM, -1, 0, 1),              /* movzx */
+    PATTERN("\x0f\xbf", RM, -1, 0, 1),              /* movsx */
+    PATTERN("\x0f\xc8", NONE, 0, 0, 1),             /* bswap */
+    PATTERN("\x0f\xbc", RM, -1, 0, 1),              /* bsf */
+    PATTERN("\xf3\x0f\xbd", RM, -1, 0, 1),          /* lzcnt */
+    PATTERN("\xf3\x0f\xb8", RM, -1, 0, 1),          /* popcnt */
+    PATTERN("\x0f\xba", RM, 4, 1, 1),               /* bt imm */
+    PATTERN("\x0f\xba", RM, 7, 1, 1),               /* btc imm */
+    PATTERN("\x0f\x94", RM, 0, 0, 1),               /* sete */
+    PATTERN("\x0f\x9f", RM, 0, 0, 1),               /* setg */
+    PATTERN("\x0f\x42", RM, -1, 0, 1),              /* cmovb */
+    PATTERN("\x0f\x4d", RM, -1, 0, 1),              /* cmovge */
+    PATTERN("\x98", NONE, 0, 0, 1),                 /* cwde */
+    PATTERN("\x66\x99", NONE, 0, 0, 1),             /* cwd */
+    PATTERN("\x9e", NONE, 0, 0, 1),                 /* sahf */
+    PATTERN("\x9f", NONE, 0, 0, 1),                 /* lahf */
+    PATTERN("\xf5", NONE, 0, 0, 1),                 /* cmc */
+    PATTERN("\x27", NONE, 0, 0, 1),                 /* daa */
+    PATTERN("\x2f", NONE, 0, 0, 1),                 /* das */
+    PATTERN("\x37", NONE, 0, 0, 1),                 /* aaa */
+    PATTERN("\x3f", NONE, 0, 0, 1),                 /* aas */
+    PATTERN("\xd4\x0a", NONE, 0, 0, 1),             /* aam */
+    PATTERN("\xd5\x13", NONE, 0, 0, 1),             /* aad 19 */
+    PATTERN("\xd6", NONE, 0, 0, 1),                 /* salc */
+    PATTERN("\xd7", NONE, 0, 0, 1),                 /* xlat */
+    PATTERN("\xa4", NONE, 0, 0, 1),                 /* movsb */
+    PATTERN("\x66\xa5", NONE, 0, 0, 1),             /* movsw */
+    PATTERN("\xa6", NONE, 0, 0, 1),                 /* cmpsb */
+    PATTERN("\xa7", NONE, 0, 0, 1),                 /* cmpsd */
+    PATTERN("\xab", NONE, 0, 0, 1),                 /* stosd */
+    PATTERN("\xac", NONE, 0, 0, 1),                 /* lodsb */
+    PATTERN("\x66\xaf", NONE, 0, 0, 1),             /* scasw */
+    PATTERN("\xc4\xe2\x60\xf2", RM, -1, 0, 1),      /* andn */
+    PATTERN("\xc4\xe2\x7b\xf5", RM, -1, 0, 1),      /* pdep */
+    PATTERN("\xc4\xe3\x7b\xf0", RM, -1, 1, 1),      /* rorx */
+    PATTERN("\x0f\x38\xf0", MEM, -1, 0, 1),         /* movbe */
+    PATTERN("\x66\x0f\x38\xf6", RM, -1, 0, 1),      /* adcx */
+    PATTERN("\x0f\xfc", RM, -1, 0, 1),              /* paddb mm */
+    PATTERN("\x0f\x7f", MEM, -1, 0, 1),             /* movq mem, mm */
+    PATTERN("\xd8", MEM, 0, 0, 1),                  /* fadd m32 */
+    PATTERN("\xdd", MEM, 0, 0, 1),                  /* fld m64 */
+    PATTERN("\xdb", MEM, 5, 0, 1),                  /* fld m80 */
+    PATTERN("\xdb", MEM, 7, 0, 1),                  /* fstp m80 */
+    PATTERN("\xdf", MEM, 7, 0, 1),                  /* fistp m64 */
+    PATTERN("\xd9\xfb", NONE, 0, 0, 1),             /* fsincos */
+    PATTERN("\xd9\xfa", NONE, 0, 0, 1),             /* fsqrt */
+    PATTERN("\xdb\xe9", NONE, 0, 0, 1),             /* fucomi */
+    PATTERN("\xd9", MEM, 7, 0, 1),                  /* fnstcw */
+    PATTERN("\xdf\xe0", NONE, 0, 0, 1),             /* fnstsw ax */
+    PATTERN("\x9b", NONE, 0, 0, 1),                 /* fwait */
+    PATTERN("\x0f\x58", RM, -1, 0, 16),             /* addps */
+    PATTERN("\xf2\x0f\x58", RM, -1, 0, 1),          /* addsd */
+    PATTERN("\x66\x0f\xef", RM, -1, 0, 16),         /* pxor */
+    PATTERN("\x66\x0f\x7f", MEM, -1, 0, 16),        /* movdqa store */
+    PATTERN("\x0f\x11", MEM, -1, 0, 1),             /* movups store */
+    PATTERN("\x66\x0f\x38\x00", RM, -1, 0, 16),     /* pshufb */
+    PATTERN("\x66\x0f\x3a\x0f", RM, -1, 1, 16),     /* palignr */
+    PATTERN("\xf3\x0f\x2a", RM, -1, 0, 1),          /* cvtsi2ss */
+    PATTERN("\x0f\xae", MEM, 3, 0, 1),              /* stmxcsr */
+    PATTERN("\xc5\xe4\x58", RM, -1, 0, 1),          /* vaddps ymm */
+    PATTERN("\xc5\xfd\x7f", MEM, -1, 0, 32),        /* vmovdqa store */
+    PATTERN("\xc4\xe2\x65\xb8", RM, -1, 0, 1),      /* vfmadd231ps ymm */
+    PATTERN("\xc4\xe2\x65\x2c", MEM, -1, 0, 1),     /* vmaskmovps load */
+    PATTERN("\xc4\xe2\x65\x2f", MEM, -1, 0, 1),     /* vmaskmovpd store */
+    PATTERN("\xc4\xe2\x61\x8e", MEM, -1, 0, 1),     /* vpmaskmovd store */
+    PATTERN("\xc4\xe2\xe5\x8c", MEM, -1, 0, 1),     /* vpmaskmovq load */
+    PATTERN("\xc5\xf8\x77", NONE, 0, 0, 1),         /* vzeroupper */
+    PATTERN("\x66\x0f\xf7", REG, -1, 0, 1),         /* maskmovdqu */
+    PATTERN("\x0f\xf7", REG, -1, 0, 1),             /* maskmovq */
     PATTERN("\x62\xf1\x64\x49\x58", RM, -1, 0, 1),  /* vaddps zmm{k1} */
     PATTERN("\x62\xf1\x64\xda\x58", MEM, -1, 0, 1), /* vaddps zmm{k2}{z}, m32{1to16} */
     PATTERN("\x62\xf1\x7c\x4b\x11", MEM, -1, 0, 1), /* vmovups m512{k3}, zmm */
@@ -233,8 +236,8 @@ static struct pattern patterns[] = {
     PATTERN("\x62\xf3\x7d\x4e\x19", MEM, -1, 1, 1), /* vextractf32x4 m128{k6} */
     PATTERN("\x62\xf1\x7e\x0f\x11", MEM, -1, 0, 1), /* vmovss m32{k7} */
     PATTERN("\x62\xf3\x65\x4a\x3e", RM, 1, 1, 1),   /* vpcmpub k{k2} */
-    PATTERN("\xc5\xf8\x91", MEM, -1, 0, 1),  /* kmovw m16, k */
-    PATTERN("\xc4\xe1\xf9\x90", MEM, -1, 0, 1), /* kmovd k, m32 */
+    PATTERN("\xc5\xf8\x91", MEM, -1, 0, 1),         /* kmovw m16, k */
+    PATTERN("\xc4\xe1\xf9\x90", MEM, -1, 0, 1),     /* kmovd k, m32 */
 };
 
 static struct oracle oracle;
