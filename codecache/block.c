@@ -52,12 +52,22 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto,
     return b;
 }
 
+void cc_hash_remove(struct cc *cc, uint32_t index)
+{
+    const struct cc_block *b = &cc->blocks[index];
+    uint32_t *at = &cc->hash[hash_of(b->pc, b->gpa, b->key)];
+
+    while (*at != index)
+        at = &cc->blocks[*at].hash_next;
+    *at = b->hash_next;
+}
+
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
 {
     uint32_t index = cc->hash[hash_of(pc, gpa, key)];
     for (; index != CC_NONE; index = cc->blocks[index].hash_next) {
         struct cc_block *b = &cc->blocks[index];
-        if (b->pc == pc && b->gpa == gpa && b->key == key && b->valid)
+        if (b->pc == pc && b->gpa == gpa && b->key == key)
             return b;
     }
     return NULL;

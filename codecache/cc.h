@@ -131,6 +131,8 @@ static inline void cc_table_set(const struct cc *cc, void **table, const struct 
 struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto,
                               const struct cc_map *map, const struct cc_site *sites);
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
+/* Takes a block out of the index. */
+void cc_hash_remove(struct cc *cc, uint32_t index);
 /* The block whose host code contains hpc, valid or not; NULL for stubs. */
 struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc);
 /* Guest pc of the instruction that hpc belongs to, and what has been moved. */

@@ -33,6 +33,7 @@ static void block_drop(struct cc *cc, uint32_t index)
         cc_unlink(cc, &cc->sites[b->links_in]);
     cc_unlink_exits(cc, b);
     close_entry(cc, b);
+    cc_hash_remove(cc, index);
     page_remove(cc, index, 0);
     if (b->gpa2 != ~0ull)
         page_remove(cc, index, 1);

@@ -408,11 +408,13 @@ int novt_vcpu_run(struct novt_vcpu *vcpu)
         return fail(v->vm, NOVT_E_BUSY, "this thread already runs a vCPU");
     if (rt_fault_thread() < 0)
         return fail(v->vm, NOVT_E_NOMEM, "cannot make a signal stack");
+    uint64_t start = __builtin_ia32_rdtsc();
     rt_fault_mask(mask);
     attach(v);
     rc = mon_run(v);
     detach(v);
     rt_fault_unmask(mask);
+    v->vm->stat[MON_STAT_time_in_monitor] += __builtin_ia32_rdtsc() - start;
     mon_count(v, MON_STAT_exits_to_embedder);
     publish(v);
     return rc;
@@ -633,9 +635,16 @@ static const char *const op_names[] = {
 #undef OP
 };
 
+static uint64_t ticks_to_ns(const struct mon_vm *vm, uint64_t ticks)
+{
+    uint64_t khz = vm->cpuid.tsc_khz ? vm->cpuid.tsc_khz : 1000000;
+
+    return ticks / khz * 1000000 + ticks % khz * 1000000 / khz;
+}
+
 static uint64_t stat_value(const struct mon_vm *vm, unsigned i)
 {
-    uint64_t insns = 0;
+    uint64_t insns = 0, ticks = vm->stat[i];
 
     switch (i) {
     case MON_STAT_instructions_in_cache:
@@ -644,6 +653,12 @@ static uint64_t stat_value(const struct mon_vm *vm, unsigned i)
         return insns;
     case MON_STAT_code_bytes:
         return vm->cc.used - vm->cc.start;
+    case MON_STAT_time_in_monitor: /* counted as all of novt_vcpu_run() */
+        ticks -= vm->stat[MON_STAT_time_in_guest] + vm->stat[MON_STAT_time_translating];
+        return ticks_to_ns(vm, ticks);
+    case MON_STAT_time_in_guest:
+    case MON_STAT_time_translating:
+        return ticks_to_ns(vm, ticks);
     case MON_STAT_links_made:
         return vm->cc.linked;
     default:

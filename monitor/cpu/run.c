@@ -221,7 +221,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
                                    struct cc_block **block)
 {
     struct mon_vm *vm = v->vm;
-    uint64_t started = rt_os_now_ns();
+    uint64_t started = __builtin_ia32_rdtsc();
     enum tr_result result;
     struct tr_request request = {
         .cc = &vm->cc,
@@ -249,7 +249,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     }
     vm->stat[MON_STAT_blocks_translated]++;
     vm->stat[MON_STAT_instructions_translated] += (*block)->insns;
-    vm->stat[MON_STAT_translation_time] += rt_os_now_ns() - started;
+    vm->stat[MON_STAT_time_translating] += __builtin_ia32_rdtsc() - started;
     if (mon_log_on(v, NOVT_LOG_TRANSLATE))
         log_block(v, *block, request.bytes);
     return MON_OK;
@@ -537,7 +537,13 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
         flags_join(cpu);
         return MON_OK;
     }
-    reason = rt_enter(cpu);
+    if (v->vm->config.flags & NOVT_F_STATS) {
+        uint64_t start = __builtin_ia32_rdtsc();
+        reason = rt_enter(cpu);
+        v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
+    } else {
+        reason = rt_enter(cpu);
+    }
     flags_join(cpu);
     return handle_exit(v, reason);
 }

@@ -149,10 +149,10 @@ static void long_blocks(void)
     EQ(out.eax, 25000);
 }
 
-/* 30000 functions, each called twice in a row, the whole twice: more than a small cache holds. */
+/* 10000 functions, each called twice in a row, the whole twice: more than a small cache holds. */
 static void many_functions(void)
 {
-    enum { COUNT_ = 30000, SIZE = 32 };
+    enum { COUNT_ = 10000, SIZE = 32 };
     for (uint32_t i = 0; i < COUNT_; i++) {
         uint8_t *p = (uint8_t *)(FREE_RAM + i * SIZE);
         p = put32(put8(p, 0x05), i);                             /* add eax, i */
