@@ -144,60 +144,57 @@ static void emit_modrm(struct tr_block *t, const struct tr_insn *insn, enum form
         e1(t, insn->bytes[at]);
 }
 
-/* In 32-bit code W does not select a 64-bit general register (SDM 2-2.3.5.4, 2-2.7.3). */
-static bool vex_w_ignored(const struct tr_insn *insn)
+/* In 32-bit code W does not select a 64-bit general register (SDM 2-2.3.5.4, 2-2.7.3): scalar
+ * conversions (pp F2h, F3h; the packed ones with the same opcodes do mean W), MOVD, PEXTR, PINSR. */
+static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
 {
     if (insn->feature == TR_F_NONE)
         return true;
-    if (insn->map == 1)
-        return insn->opcode == 0x6e || (insn->opcode == 0x7e && insn->prefix66) ||
-               insn->opcode == 0x2a || insn->opcode == 0x2c || insn->opcode == 0x2d ||
-               insn->opcode == 0x78 || insn->opcode == 0x79 || insn->opcode == 0x7b;
+    if (insn->map == 1 || insn->map == 5) {
+        switch (insn->opcode) {
+        case 0x2a: case 0x2c: case 0x2d: case 0x78: case 0x79: case 0x7b:
+            return pp >= 2;
+        case 0x6e: case 0x7e:
+            return pp == 1;
+        default:
+            return false;
+        }
+    }
     return insn->map == 3 && (insn->opcode == 0x14 || insn->opcode == 0x15 ||
                               insn->opcode == 0x16 || insn->opcode == 0x20 || insn->opcode == 0x22);
 }
 
-/* VEX has its mandatory prefix in pp: 1 is 66h. */
-static bool vex_pp_is_66(const uint8_t *vex)
+static void emit_vex(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    return (vex[vex[0] == 0xc5 ? 1 : 2] & 3) == 1;
-}
-
-static void emit_vex(struct tr_block *t, const struct tr_insn *source, enum form form)
-{
-    const uint8_t *v = source->bytes + prefix_count(source);
+    const uint8_t *v = insn->bytes + prefix_count(insn);
     bool two = v[0] == 0xc5;
-    struct tr_insn insn = *source;
     unsigned b1, b2;
 
-    insn.prefix66 = vex_pp_is_66(v);
     b1 = two ? (v[1] & 0x80) | 0x61 : v[1] | 0x60u;
     b2 = (two ? v[1] & 0x7f : v[2]) | 0x40u;
-    if (vex_w_ignored(&insn))
+    if (vex_w_ignored(insn, b2 & 3)) /* the mandatory prefix: none, 66h, F3h, F2h */
         b2 &= 0x7f;
     b1 ^= form_rex(form) << 5;
-    e4(t, 0xc4, b1, b2, insn.opcode);
-    if (!insn.has_modrm) /* VZEROUPPER, VZEROALL */
+    e4(t, 0xc4, b1, b2, insn->opcode);
+    if (!insn->has_modrm) /* VZEROUPPER, VZEROALL */
         return;
-    emit_modrm(t, &insn, form);
+    emit_modrm(t, insn, form);
     /* VBLENDVPS and others: a register in the immediate's high half, of which 32-bit code has 8 */
-    if (insn.map == 3 && insn.opcode >= 0x4a && insn.opcode <= 0x4c)
+    if (insn->map == 3 && insn->opcode >= 0x4a && insn->opcode <= 0x4c)
         t->p[-1] &= 0x7f;
 }
 
-static void emit_evex(struct tr_block *t, const struct tr_insn *source, enum form form)
+static void emit_evex(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    const uint8_t *v = source->bytes + prefix_count(source);
-    struct tr_insn insn = *source;
+    const uint8_t *v = insn->bytes + prefix_count(insn);
     unsigned p0 = v[1] | 0x70u, p1 = v[2] | 0x40u, p2 = v[3] | 0x08u;
 
-    insn.prefix66 = (v[2] & 3) == 1;
-    if (vex_w_ignored(&insn))
+    if (vex_w_ignored(insn, p1 & 3))
         p1 &= 0x7f;
     p0 ^= form_rex(form) << 5;
     e4(t, 0x62, p0, p1, p2);
-    e1(t, insn.opcode);
-    emit_modrm(t, &insn, form);
+    e1(t, insn->opcode);
+    emit_modrm(t, insn, form);
 }
 
 /* In 16-bit code the prefix selects 32 bits, in host code 16. */

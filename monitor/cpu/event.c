@@ -230,11 +230,12 @@ static enum mon_rc deliver_same(struct mon_vcpu *v, const struct event *e, uint6
 static enum mon_rc deliver_task_gate(struct mon_vcpu *v, const struct event *e, uint64_t gate)
 {
     uint64_t flags = v->cpu->rflags;
+    uint16_t old_task = v->tr.selector;
     if (e->fault)
         v->cpu->rflags |= RT_RF; /* for the image in the old TSS */
     enum mon_rc rc =
         mon_task_switch(v, mon_gate_selector(gate), MON_TASK_EVENT, e->rip, e->has_error, e->error);
-    if (rc && v->cpu->rflags == (flags | RT_RF))
+    if (rc && v->tr.selector == old_task) /* not switched */
         v->cpu->rflags = flags;
     return rc;
 }

@@ -418,7 +418,7 @@ static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segm
                                       const struct mon_frame *f, unsigned size, uint32_t error)
 {
     struct mon_walk walk;
-    uint64_t gla, top = sp;
+    uint64_t gla, top = sp, end_mask = mask > 0xffffffffu ? mask : 0xffffffffu;
     uint8_t bytes[8];
     enum mon_rc rc;
     for (unsigned i = 0; i < f->n; i++) {
@@ -426,7 +426,7 @@ static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segm
         if (!stack_linear(ss, mask, sp, size, &gla))
             return mon_raise_error(v, MON_SS, error);
         if ((rc = mon_walk(v, gla, MON_WRITE, cpl, &walk)) ||
-            (rc = mon_walk(v, (uint32_t)(gla + size - 1), MON_WRITE, cpl, &walk)))
+            (rc = mon_walk(v, (gla + size - 1) & end_mask, MON_WRITE, cpl, &walk)))
             return rc;
     }
     sp = top;

@@ -48,6 +48,9 @@ enum {
 
 #define UART_CLOCK_HZ 1843200u
 
+/* So many reads of the line status in a row are a guest that waits for input, not for room. */
+#define POLLS_TO_LISTEN 16
+
 static bool fifo_enabled(const struct mon_uart *uart)
 {
     return uart->fcr & FCR_ENABLE;
@@ -142,11 +145,17 @@ static void rx_push(struct mon_uart *uart, uint8_t byte, uint8_t error)
     uart->rx_count++;
 }
 
-/* Takes input as room allows; in loopback mode the receiver is cut off from the line. */
+/* In loopback mode the receiver is cut off from the line. */
+static bool is_listening(const struct mon_uart *uart)
+{
+    return !(uart->mcr & MCR_LOOP) && (uart->ier & IER_RDA || uart->polls >= POLLS_TO_LISTEN);
+}
+
+/* Takes input as room allows. */
 static void rx_fill(struct mon_uart *uart)
 {
     bool any = false;
-    while (!(uart->mcr & MCR_LOOP) && uart->rx_count < capacity(uart)) {
+    while (is_listening(uart) && uart->rx_count < capacity(uart)) {
         int byte = uart->line.receive ? uart->line.receive(uart->line.opaque) : -1;
         if (byte < 0)
             break;
@@ -237,6 +246,8 @@ static uint8_t read_interrupt_id(struct mon_uart *uart)
 
 static uint8_t read_line_status(struct mon_uart *uart)
 {
+    if (uart->polls < POLLS_TO_LISTEN && ++uart->polls == POLLS_TO_LISTEN)
+        rx_fill(uart);
     uint8_t lsr = line_status(uart);
     uart->overrun = false;
     if (uart->rx_count)
@@ -291,6 +302,8 @@ static uint32_t port_read(void *device, uint16_t port, unsigned size)
 /* A byte for a full transmitter replaces the last one, as on the chip. */
 static void write_data(struct mon_uart *uart, uint8_t value)
 {
+    if (uart->polls < POLLS_TO_LISTEN)
+        uart->polls = 0; /* it waited for the transmitter */
     uart->thre_pending = false;
     if (uart->tx_count == capacity(uart))
         uart->tx_count--;
@@ -302,12 +315,15 @@ static void write_ier(struct mon_uart *uart, uint8_t value)
 {
     bool thre_enabled = value & IER_THRE && !(uart->ier & IER_THRE);
     uart->ier = value & IER_BITS;
+    uart->polls = 0;
+    rx_fill(uart);
     if (thre_enabled && uart->tx_count == 0)
         uart->thre_pending = true;
 }
 
 static void write_fcr(struct mon_uart *uart, uint8_t value)
 {
+    uart->polls = 0;
     bool toggled = (value ^ uart->fcr) & FCR_ENABLE;
     if (toggled || value & FCR_CLEAR_RX)
         uart->rx_head = uart->rx_count = 0;

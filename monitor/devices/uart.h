@@ -2,8 +2,10 @@
  *
  * The line is as fast as its two ends: a byte written leaves at once if the sink has room,
  * and received bytes move up as soon as there is room for them. Nothing is ever lost on the way: a
- * full sink leaves the transmitter busy, a full receiver leaves the input with its source. Only the
- * character timeout looks at the programmed baud rate.
+ * full sink leaves the transmitter busy, a full receiver leaves the input with its source. Input
+ * also waits until the guest listens, that is, until it has enabled the receive interrupt or polls
+ * the line status: drivers clear the FIFO when they open the port, and what was typed or piped in
+ * while the kernel booted would be lost there. Only the character timeout looks at the baud rate.
  *
  * Source: National Semiconductor PC16550D data sheet. */
 #ifndef MON_UART_H
@@ -27,6 +29,8 @@ struct mon_uart {
     bool thre_pending;    /* the transmitter emptied and nobody was told */
     bool timeout_pending; /* characters waited too long below the trigger level */
     bool overrun;
+    uint8_t
+        polls; /* line status reads with no transmission or set-up between; stops at its limit */
     uint8_t rx[MON_UART_FIFO];
     uint8_t rx_error[MON_UART_FIFO]; /* LSR error bits that belong to the byte */
     uint8_t rx_head, rx_count;

@@ -101,6 +101,34 @@ Test(cpu_event, a_16_bit_stack_moves_sp_only)
     ASSERT_HEX(get32(&m, 0x2fff8), 0x61000);
 }
 
+Test(cpu_event, a_frame_that_wraps_is_checked_as_a_whole)
+{
+    for (unsigned i = 0; i < 0x100; i++)
+        put32(&m, 0x1000 + i * 4, i << 12 | 3);
+    put32(&m, 0x1000 + 0x2f * 4, 0); /* where the wrapped part would go */
+    put32(&m, 0, 0x1003);
+    m.v->cr3 = 0;
+    m.v->cr0 |= MON_CR0_PG;
+    ASSERT_OK(mon_seg_load(m.v, NOVT_SS, SEL_DATA0_16));
+    m.v->cpu->gpr[RT_SP] = 4;
+    ASSERT_FAULT(mon_interrupt_deliver(m.v, 0x20), MON_PF, 2);
+    ASSERT_HEX(m.v->exc.cr2, 0x2fffc);
+    ASSERT_HEX(get32(&m, 0x20000), 0);
+    ASSERT_HEX(m.v->cpu->gpr[RT_SP], 4);
+}
+
+Test(cpu_event, a_task_gate_that_fails_leaves_the_flags_alone)
+{
+    set_idt(&m, MON_UD, gate(SEL_DATA0, 0, 0x85, 0));
+    set_idt(&m, MON_GP, gate(SEL_CODE0, HANDLER, 0x8e, 0));
+    uint64_t sp = m.v->cpu->gpr[RT_SP];
+    m.v->cpu->rflags |= RT_NT;
+    mon_raise(m.v, MON_UD);
+    ASSERT_OK(mon_exception_deliver(m.v));
+    ASSERT_FRAME(sp - 16, SEL_DATA0 | 1, 0x61000, SEL_CODE0, RT_RF | RT_NT | RT_IF | 2);
+    ASSERT_HEX(m.v->cpu->rflags, 2);
+}
+
 struct gate_row {
     uint8_t cpl, attr; /* of the gate */
     uint16_t selector;
