@@ -37,7 +37,7 @@ endif
 CPPFLAGS_ALL := -Iinclude -I. -I$(B)/gen -D_GNU_SOURCE= $(CPPFLAGS)
 CFLAGS_ALL = -std=gnu11 $(CFLAGS) $(WARN) -fPIC -fno-omit-frame-pointer $(SAN)
 # The guest's vector and x87 state stays in the CPU's registers while the engine's C code runs.
-ENGINE_CFLAGS := -mgeneral-regs-only -fvisibility=hidden
+ENGINE_CFLAGS := -mgeneral-regs-only -fvisibility=hidden -fno-tree-loop-distribute-patterns
 ENGINE_LIBS := -lZydis -lmimalloc -lunwind -lpthread
 LDFLAGS_ALL = $(LDFLAGS) $(SAN) -Wl,--as-needed -Wl,-z,noexecstack
 
@@ -66,7 +66,7 @@ LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
 .PHONY: all tests-guest check test bench run run-i386 install format lint asan ubsan valgrind help clean \
 	lib tools unit fetch deps
 .DEFAULT_GOAL := all
-.SECONDARY:
+.PRECIOUS: $(B)/obj/%.o
 .DELETE_ON_ERROR:
 
 all: lib $(B)/novt $(EXAMPLES) $(B)/novt.pc

@@ -104,6 +104,32 @@ uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_
     return b->pc + (rows[found].guest & GUEST_OFFSET);
 }
 
+static void recover_32(struct rt_cpu *cpu, const struct rt_context *context, enum cc_recipe recipe)
+{
+    for (unsigned i = 0; i < 8; i++)
+        cpu->gpr[i] = context->gpr[i];
+    if (recipe == CC_R_STRING) {
+        cpu->gpr[RT_SI] = (uint32_t) cpu->gpr[RT_SI];
+        cpu->gpr[RT_DI] = (uint32_t) cpu->gpr[RT_DI];
+    }
+    cpu->insns = context->gpr[13];
+}
+
+/* r9 to r11 are in memory already. */
+static void recover_64(struct rt_cpu *cpu, const struct rt_context *context, enum cc_recipe recipe)
+{
+    for (unsigned i = 0; i < 16; i++) {
+        if (i < 9 || i > 11)
+            cpu->gpr[i] = context->gpr[i];
+    }
+    cpu->host_rsp = context->gpr[RT_SP];
+    cpu->gpr[RT_SP] += cpu->rsp_undo;
+    if (recipe == CC_R_STRING64) {
+        cpu->gpr[RT_SI] -= context->gpr[10];
+        cpu->gpr[RT_DI] -= context->gpr[11];
+    }
+}
+
 bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context)
 {
     enum cc_recipe recipe = CC_R_IDENTITY;
@@ -112,14 +138,11 @@ bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context
     if (!b)
         return false;
     cpu->rip = cc_guest_pc(cc, b, (const uint8_t *) context->rip, &recipe);
-    for (unsigned i = 0; i < 8; i++)
-        cpu->gpr[i] = context->gpr[i];
-    if (recipe == CC_R_STRING) {
-        cpu->gpr[RT_SI] = (uint32_t) cpu->gpr[RT_SI];
-        cpu->gpr[RT_DI] = (uint32_t) cpu->gpr[RT_DI];
-    }
+    if (b->wide)
+        recover_64(cpu, context, recipe);
+    else
+        recover_32(cpu, context, recipe);
     cpu->hflags = context->rflags;
-    cpu->insns = context->gpr[13];
     return true;
 }
 

@@ -23,6 +23,7 @@ struct rt_context;
 enum cc_recipe {
     CC_R_IDENTITY, /* every guest register is in its own host register */
     CC_R_STRING,   /* rsi and rdi hold host addresses: their low halves are the guest's */
+    CC_R_STRING64, /* rsi and rdi have had r10 and r11 added */
 };
 
 /* One row of a block's host pc to guest pc table, ascending by host offset. */
@@ -49,6 +50,7 @@ struct cc_block {
     uint32_t links_in;  /* sites that jump to this block */
     uint32_t first_site, nsites;
     bool valid;
+    bool wide;          /* 64-bit code: other register conventions (vcpu.h) */
 };
 
 /* A direct branch in a block: patched to the target when linked, to its stub when not. */

@@ -12,12 +12,13 @@
 
 const char *argp_program_version = NULL; /* set in main(): the library knows it */
 
+/* Beyond the characters: there are only long options. */
 enum {
-    KEY_KERNEL = 'k',
-    KEY_INITRD = 'i',
-    KEY_APPEND = 'a',
-    KEY_MEMORY = 'm',
-    KEY_DEBUG_EXIT = 0x100,
+    KEY_KERNEL = 0x100,
+    KEY_INITRD,
+    KEY_APPEND,
+    KEY_MEMORY,
+    KEY_DEBUG_EXIT,
     KEY_STATS,
     KEY_VERIFY,
     KEY_LOG,

@@ -54,11 +54,56 @@ rt_enter:
         movl    CPU_GPR+4*8(%rdi), %esp
         movl    CPU_GPR+7*8(%rdi), %edi
         jmp     *(%r14,%r9,8)
+        .cfi_endproc
+        .size   rt_enter, .-rt_enter
+
+/* The same for 64-bit code: r9 to r11 stay in memory, rsp comes as the host's address. */
+        .globl  rt_enter64
+        .hidden rt_enter64
+        .type   rt_enter64, @function
+        .p2align 4
+rt_enter64:
+        .cfi_startproc
+        push    %rbx
+        .cfi_adjust_cfa_offset 8
+        push    %rbp
+        .cfi_adjust_cfa_offset 8
+        push    %r12
+        .cfi_adjust_cfa_offset 8
+        push    %r13
+        .cfi_adjust_cfa_offset 8
+        push    %r14
+        .cfi_adjust_cfa_offset 8
+        push    %r15
+        .cfi_adjust_cfa_offset 8
+        sub     $8, %rsp
+        .cfi_adjust_cfa_offset 8
+        mov     %rsp, CPU_HOST_SP(%rdi)
+        movl    $1, CPU_IN_CACHE(%rdi)
+        push    CPU_HFLAGS(%rdi)
+        mov     CPU_RIP(%rdi), %r9
+        mov     CPU_JUMP_TABLE(%rdi), %r11
+        mov     CPU_GPR+0*8(%rdi), %rax
+        mov     CPU_GPR+1*8(%rdi), %rcx
+        mov     CPU_GPR+2*8(%rdi), %rdx
+        mov     CPU_GPR+3*8(%rdi), %rbx
+        mov     CPU_GPR+5*8(%rdi), %rbp
+        mov     CPU_GPR+6*8(%rdi), %rsi
+        mov     CPU_GPR+8*8(%rdi), %r8
+        mov     CPU_GPR+12*8(%rdi), %r12
+        mov     CPU_GPR+13*8(%rdi), %r13
+        mov     CPU_GPR+14*8(%rdi), %r14
+        mov     CPU_GPR+15*8(%rdi), %r15
+        movzwl  %r9w, %r10d
+        popfq
+        mov     CPU_HOST_RSP(%rdi), %rsp
+        mov     CPU_GPR+7*8(%rdi), %rdi
+        jmp     *(%r11,%r10,8)
         .globl  rt_enter_end
         .hidden rt_enter_end
 rt_enter_end:
         .cfi_endproc
-        .size   rt_enter, .-rt_enter
+        .size   rt_enter64, .-rt_enter64
 
 /* In: r10d reason, r8 guest rip, r9 argument. */
         .globl  rt_exit_common

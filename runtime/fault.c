@@ -145,8 +145,10 @@ static void on_kick(int number, siginfo_t *info, void *ucontext)
         run_hook(cpu, uc, hooks.kick);
     } else if (cpu->owner && cpu->in_cache) { /* between C and translated code */
         hooks.kick(cpu, NULL);
-        if (inside(pc, (const uint8_t *) rt_enter, (const uint8_t *) rt_enter_end))
+        if (inside(pc, (const uint8_t *) rt_enter, (const uint8_t *) rt_enter64))
             uc->uc_mcontext.gregs[REG_R14] = (greg_t) cpu->jump_table;
+        if (inside(pc, (const uint8_t *) rt_enter64, (const uint8_t *) rt_enter_end))
+            uc->uc_mcontext.gregs[REG_R11] = (greg_t) cpu->jump_table;
     }
     errno = saved_errno;
 }

@@ -12,5 +12,6 @@
 #define CPU_EXIT_ARG   184
 #define CPU_IN_CACHE   156
 #define CPU_INSNS      288
+#define CPU_HOST_RSP   344
 
 #endif

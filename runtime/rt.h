@@ -68,7 +68,8 @@ void rt_fpu_park(struct rt_cpu *cpu);
 /* Runs translated code from cpu->rip through the jump table until it exits. cpu must be this
  * thread's &rt_cpu. */
 enum rt_exit rt_enter(struct rt_cpu *cpu);
-void rt_enter_end(void); /* the end of rt_enter's text */
+enum rt_exit rt_enter64(struct rt_cpu *cpu); /* 64-bit code */
+void rt_enter_end(void);                     /* the end of both */
 /* Where translated code jumps to in order to exit: r10d enum rt_exit, r8 rip, r9 exit_arg. */
 void rt_exit_common(void);
 /* Where the fault handler resumes after it has filled in cpu itself. */

@@ -17,6 +17,7 @@ AGREE(CPU_WINDOW, window);
 AGREE(CPU_EXIT_ARG, exit_arg);
 AGREE(CPU_IN_CACHE, in_cache);
 AGREE(CPU_INSNS, insns);
+AGREE(CPU_HOST_RSP, host_rsp);
 
 intptr_t rt_cpu_offset(void)
 {

@@ -11,7 +11,13 @@
  *
  *   rax..rdi  guest eax..edi, upper halves zero (rsp is the guest's esp: no host stack there)
  *   r8-r11    scratch                      r12  the host's stack pointer
- *   r13       count of guest instructions  r14  jump table of the view   r15, gs base  window */
+ *   r13       count of guest instructions  r14  jump table of the view   r15, gs base  window
+ *
+ * Registers in 64-bit translated code:
+ *
+ *   rax..r8, r12..r15  the guest's; rsp is the guest's plus rsp_delta
+ *   r9-r11    scratch; the guest's own are in gpr[9] to gpr[11]
+ *   gs base   table of deltas: host address = guest address + deltas[address >> 32 & 0xffff] */
 #ifndef NOVT_RUNTIME_VCPU_H
 #define NOVT_RUNTIME_VCPU_H
 
@@ -81,7 +87,12 @@ struct rt_cpu {
     uint64_t tsc_offset;
     uint64_t tsc_aux;    /* IA32_TSC_AUX, for RDTSCP */
     uint64_t insns;      /* guest instructions executed (NOVT_F_STATS) */
-    uint64_t spill[4];
+    /* 64-bit code: what is added to the guest's rsp, and its negative; the GS and FS bases (guest,
+     * and with their slot's delta added). */
+    uint64_t rsp_delta, rsp_undo;
+    uint64_t base64[2], host64[2]; /* FS, GS */
+    uint64_t host_rsp;   /* the host's rsp on the way in and out of 64-bit code */
+    const void *miss;    /* the miss stub of the current mode */
     struct rt_fault fault;
     void *xsave;         /* parked vector state, 64-byte aligned */
     void *owner;         /* struct mon_vcpu; NULL when no vCPU runs on this thread */

@@ -145,7 +145,7 @@ static void emit_modrm(struct tr_block *t, const struct tr_insn *insn, enum form
 }
 
 /* In 32-bit code W does not select a 64-bit general register (SDM 2-2.3.5.4, 2-2.7.3): scalar
- * conversions (pp F2h, F3h; the packed ones with the same opcodes do mean W), MOVD, PEXTR, PINSR. */
+ * conversions (pp F2h, F3h; the packed ones with the same opcodes do mean W), moves from and to them. */
 static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
 {
     if (insn->feature == TR_F_NONE)
@@ -160,8 +160,17 @@ static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
             return false;
         }
     }
-    return insn->map == 3 && (insn->opcode == 0x14 || insn->opcode == 0x15 ||
-                              insn->opcode == 0x16 || insn->opcode == 0x20 || insn->opcode == 0x22);
+    if (insn->map == 2)
+        return insn->opcode == 0x7c; /* VPBROADCASTD from a register */
+    if (insn->map != 3)
+        return false;
+    switch (insn->opcode) {
+    case 0x14: case 0x15: case 0x16: case 0x20: case 0x22: /* VPEXTR, VPINSR */
+    case 0x60: case 0x61:                                  /* VPCMPESTRM, VPCMPESTRI: lengths */
+        return true;
+    default:
+        return false;
+    }
 }
 
 static void emit_vex(struct tr_block *t, const struct tr_insn *insn, enum form form)

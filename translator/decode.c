@@ -255,11 +255,78 @@ static void take_instruction(struct tr_insn *insn, const ZydisDecodedInstruction
     take_memory(insn, zi);
 }
 
-/* EVEX displacements of one byte are scaled (SDM 2-2.7.5); only operand decoding knows by what. */
-static void scale_displacement(struct tr_insn *insn)
+static bool register_is_vector(ZydisRegister reg)
 {
-    if (insn->encoding == TR_ENC_EVEX && insn->has_mem && insn->disp_size == 1)
-        tr_decode_operands(insn);
+    switch (ZydisRegisterGetClass(reg)) {
+    case ZYDIS_REGCLASS_X87:
+    case ZYDIS_REGCLASS_MMX:
+    case ZYDIS_REGCLASS_XMM:
+    case ZYDIS_REGCLASS_YMM:
+    case ZYDIS_REGCLASS_ZMM:
+    case ZYDIS_REGCLASS_MASK:
+        return true;
+    default:
+        return reg == ZYDIS_REGISTER_MXCSR || reg == ZYDIS_REGISTER_X87STATUS ||
+               reg == ZYDIS_REGISTER_X87CONTROL || reg == ZYDIS_REGISTER_X87TAG;
+    }
+}
+
+static uint16_t general_register(ZydisRegister reg)
+{
+    ZydisRegister full = ZydisRegisterGetLargestEnclosing(ZYDIS_MACHINE_MODE_LONG_64, reg);
+
+    if (full < ZYDIS_REGISTER_RAX || full > ZYDIS_REGISTER_R15)
+        return 0;
+    return (uint16_t) (1u << (full - ZYDIS_REGISTER_RAX));
+}
+
+static void take_register(struct tr_insn *insn, const ZydisDecodedOperand *o)
+{
+    uint16_t bit = general_register(o->reg.value);
+
+    if (o->actions & ZYDIS_OPERAND_ACTION_MASK_READ)
+        insn->regs_read |= bit;
+    if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        insn->regs_written |= bit;
+    if (register_is_vector(o->reg.value))
+        insn->touches_vector = true;
+    if (!bit)
+        return;
+    switch (o->encoding) {
+    case ZYDIS_OPERAND_ENCODING_MODRM_REG: insn->gpr_fields |= TR_FIELD_REG; break;
+    case ZYDIS_OPERAND_ENCODING_MODRM_RM: insn->gpr_fields |= TR_FIELD_RM; break;
+    case ZYDIS_OPERAND_ENCODING_NDSNDD: insn->gpr_fields |= TR_FIELD_VVVV; break;
+    case ZYDIS_OPERAND_ENCODING_OPCODE: insn->gpr_fields |= TR_FIELD_OPCODE; break;
+    default: break;
+    }
+}
+
+static void take_operands(struct tr_insn *insn, const ZydisDecodedInstruction *zi,
+                          const ZydisDecodedOperand *operands)
+{
+    insn->touches_vector = insn->feature != TR_F_NONE;
+    for (unsigned i = 0; i < zi->operand_count; i++) {
+        const ZydisDecodedOperand *o = &operands[i];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER)
+            take_register(insn, o);
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY)
+            continue;
+        insn->regs_read |= general_register(o->mem.base) | general_register(o->mem.index);
+        if (o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
+            continue;
+        if (insn->has_mem && o->mem.disp.has_displacement)
+            insn->disp = o->mem.disp.value;
+        insn->mem_size = o->size / 8;
+        insn->mem_read = o->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
+        insn->mem_write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
+    }
+    /* MOV moffs has no ModRM operand, but reads or writes memory all the same. */
+    if (!insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
+        (insn->opcode & 0xfc) == 0xa0) {
+        insn->mem_size = insn->opsize / 8;
+        insn->mem_write = insn->opcode & 2;
+        insn->mem_read = !insn->mem_write;
+    }
 }
 
 enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode mode,
@@ -284,24 +351,16 @@ enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode
     }
     memcpy(insn->bytes, bytes, zi.length);
     take_instruction(insn, &zi);
-    scale_displacement(insn);
-    return TR_DECODE_OK;
-}
-
-static bool register_is_vector(ZydisRegister reg)
-{
-    switch (ZydisRegisterGetClass(reg)) {
-    case ZYDIS_REGCLASS_X87:
-    case ZYDIS_REGCLASS_MMX:
-    case ZYDIS_REGCLASS_XMM:
-    case ZYDIS_REGCLASS_YMM:
-    case ZYDIS_REGCLASS_ZMM:
-    case ZYDIS_REGCLASS_MASK:
-        return true;
-    default:
-        return reg == ZYDIS_REGISTER_MXCSR || reg == ZYDIS_REGISTER_X87STATUS ||
-               reg == ZYDIS_REGISTER_X87CONTROL || reg == ZYDIS_REGISTER_X87TAG;
+    /* Registers are needed where some live in memory; EVEX displacements of one byte are scaled (SDM
+     * 2-2.7.5), and only operand decoding knows by what. */
+    if (mode == TR_MODE_64 ||
+        (insn->encoding == TR_ENC_EVEX && insn->has_mem && insn->disp_size == 1)) {
+        ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
+        if (ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &zi, operands,
+                                                    zi.operand_count)))
+            take_operands(insn, &zi, operands);
     }
+    return TR_DECODE_OK;
 }
 
 static bool decode_full(const struct tr_insn *insn, ZydisDecodedInstruction *zi,
@@ -316,28 +375,8 @@ void tr_decode_operands(struct tr_insn *insn)
     ZydisDecodedInstruction zi;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
 
-    if (!decode_full(insn, &zi, operands))
-        return;
-    insn->touches_vector = insn->feature != TR_F_NONE;
-    for (unsigned i = 0; i < zi.operand_count; i++) {
-        const ZydisDecodedOperand *o = &operands[i];
-        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && register_is_vector(o->reg.value))
-            insn->touches_vector = true;
-        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->encoding != ZYDIS_OPERAND_ENCODING_MODRM_RM)
-            continue;
-        if (insn->has_mem && o->mem.disp.has_displacement)
-            insn->disp = o->mem.disp.value;
-        insn->mem_size = o->size / 8;
-        insn->mem_read = o->actions & ZYDIS_OPERAND_ACTION_MASK_READ;
-        insn->mem_write = o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE;
-    }
-    /* MOV moffs has no ModRM operand, but reads or writes memory all the same. */
-    if (!insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
-        (insn->opcode & 0xfc) == 0xa0) {
-        insn->mem_size = insn->opsize / 8;
-        insn->mem_write = insn->opcode & 2;
-        insn->mem_read = !insn->mem_write;
-    }
+    if (decode_full(insn, &zi, operands))
+        take_operands(insn, &zi, operands);
 }
 
 void tr_format(const struct tr_insn *insn, uint64_t pc, char *buf, size_t len)

@@ -42,6 +42,7 @@ struct tr_block {
     struct tr_tail tail[TR_MAX_TAILS];
     unsigned ntails;
     uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
+    int delta_of;               /* 64-bit code: base register whose slot's delta is in r11, or -1 */
 };
 
 static inline void e1(struct tr_block *t, unsigned b)

@@ -20,7 +20,7 @@ static void emit_leave_pending(struct tr_block *t, uint64_t next, uint32_t shado
 {
     e_mov_r8d(t, (uint32_t) next);
     e_mov_r9d(t, shadow);
-    e_jmp(t, t->rq->stubs->pending);
+    e_jmp(t, t->rq->stubs->pending32);
 }
 
 bool tr_cli(struct tr_block *t, unsigned i)

@@ -27,29 +27,30 @@ struct form {
     int8_t reg;
     uint8_t cls;
     uint16_t op;
+    uint8_t feature; /* enum tr_feature, where it is not the row's */
 };
 
 static const struct form forms[] = {
-    {ZYDIS_MNEMONIC_MOV, 0, 0x8c, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_sreg},
-    {ZYDIS_MNEMONIC_MOV, 0, 0x8e, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_sreg},
-    {ZYDIS_MNEMONIC_MOV, 1, 0x20, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_cr},
-    {ZYDIS_MNEMONIC_MOV, 1, 0x21, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_dr},
-    {ZYDIS_MNEMONIC_MOV, 1, 0x22, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_cr},
-    {ZYDIS_MNEMONIC_MOV, 1, 0x23, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_dr},
-    {ZYDIS_MNEMONIC_PUSH, 0, 0x06, 0xe7, -1, TR_CALLOUT, TR_OP_push_sreg},
-    {ZYDIS_MNEMONIC_PUSH, 1, 0xa0, 0xf7, -1, TR_CALLOUT, TR_OP_push_sreg},
-    {ZYDIS_MNEMONIC_POP, 0, 0x07, 0xe7, -1, TR_CALLOUT, TR_OP_pop_sreg},
-    {ZYDIS_MNEMONIC_POP, 1, 0xa1, 0xf7, -1, TR_CALLOUT, TR_OP_pop_sreg},
-    {ZYDIS_MNEMONIC_JMP, 0, 0xea, 0xff, -1, TR_CALLOUT, TR_OP_far_jmp},
-    {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 5, TR_CALLOUT, TR_OP_far_jmp},
-    {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 4, TR_BRANCH, TR_OP_jmp_ind},
-    {ZYDIS_MNEMONIC_CALL, 0, 0x9a, 0xff, -1, TR_CALLOUT, TR_OP_far_call},
-    {ZYDIS_MNEMONIC_CALL, 0, 0xff, 0xff, 3, TR_CALLOUT, TR_OP_far_call},
-    {ZYDIS_MNEMONIC_CALL, 0, 0xff, 0xff, 2, TR_BRANCH, TR_OP_call_ind},
-    {ZYDIS_MNEMONIC_RET, 0, 0xca, 0xfe, -1, TR_CALLOUT, TR_OP_far_ret},
+    {ZYDIS_MNEMONIC_MOV, 0, 0x8c, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 0, 0x8e, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 1, 0x20, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_cr, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 1, 0x21, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_dr, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 1, 0x22, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_cr, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 1, 0x23, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_dr, TR_F_NONE},
+    {ZYDIS_MNEMONIC_PUSH, 0, 0x06, 0xe7, -1, TR_CALLOUT, TR_OP_push_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_PUSH, 1, 0xa0, 0xf7, -1, TR_CALLOUT, TR_OP_push_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_POP, 0, 0x07, 0xe7, -1, TR_CALLOUT, TR_OP_pop_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_POP, 1, 0xa1, 0xf7, -1, TR_CALLOUT, TR_OP_pop_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_JMP, 0, 0xea, 0xff, -1, TR_CALLOUT, TR_OP_far_jmp, TR_F_NONE},
+    {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 5, TR_CALLOUT, TR_OP_far_jmp, TR_F_NONE},
+    {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 4, TR_BRANCH, TR_OP_jmp_ind, TR_F_NONE},
+    {ZYDIS_MNEMONIC_CALL, 0, 0x9a, 0xff, -1, TR_CALLOUT, TR_OP_far_call, TR_F_NONE},
+    {ZYDIS_MNEMONIC_CALL, 0, 0xff, 0xff, 3, TR_CALLOUT, TR_OP_far_call, TR_F_NONE},
+    {ZYDIS_MNEMONIC_CALL, 0, 0xff, 0xff, 2, TR_BRANCH, TR_OP_call_ind, TR_F_NONE},
+    {ZYDIS_MNEMONIC_RET, 0, 0xca, 0xfe, -1, TR_CALLOUT, TR_OP_far_ret, TR_F_NONE},
     /* The vector instructions that share a name with a string instruction. */
-    {ZYDIS_MNEMONIC_MOVSD, 1, 0x10, 0xfe, -1, TR_COPY, TR_OP_copy},
-    {ZYDIS_MNEMONIC_CMPSD, 1, 0xc2, 0xff, -1, TR_COPY, TR_OP_copy},
+    {ZYDIS_MNEMONIC_MOVSD, 1, 0x10, 0xfe, -1, TR_COPY, TR_OP_copy, TR_F_SSE},
+    {ZYDIS_MNEMONIC_CMPSD, 1, 0xc2, 0xff, -1, TR_COPY, TR_OP_copy, TR_F_SSE},
 };
 
 void tr_policy_refine(struct tr_insn *insn)
@@ -61,6 +62,8 @@ void tr_policy_refine(struct tr_insn *insn)
             continue;
         insn->cls = f->cls;
         insn->op = f->op;
+        if (f->feature != TR_F_NONE)
+            insn->feature = f->feature;
         return;
     }
 }

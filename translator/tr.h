@@ -75,11 +75,16 @@ struct tr_insn {
     uint32_t flags_read, flags_written; /* RFLAGS bits; written: always, and not undefined */
     uint8_t feature;     /* enum tr_feature that must be enabled for it to run */
     uint8_t vex_l, evex_b, evex_aaa;
-    /* Filled by tr_decode_operands(): */
+    /* General registers, one bit each; implicit ones too, 64-bit mode only (tr_decode()). */
+    uint16_t regs_read, regs_written;
+    /* Filled by tr_decode_operands(), in 64-bit mode by tr_decode(): */
     uint16_t mem_size;   /* bytes accessed at the ModRM operand, 0 if none */
     bool mem_read, mem_write;
+    uint8_t gpr_fields;  /* enum tr_gpr_field: encoding fields that name general registers */
     bool touches_vector; /* x87, MMX, SSE, AVX, AVX-512 or opmask state */
 };
+
+enum tr_gpr_field { TR_FIELD_REG = 1, TR_FIELD_RM = 2, TR_FIELD_VVVV = 4, TR_FIELD_OPCODE = 8 };
 
 /* State that must be enabled before an instruction may run at all. */
 enum tr_feature {
@@ -132,6 +137,7 @@ enum tr_key {
     TR_K_AVX = 1 << 10,
     TR_K_AVX512 = 1 << 11,
     TR_K_COUNT = 1 << 12,  /* count guest instructions */
+    TR_K_LONG = 1 << 13,   /* 64-bit code */
 };
 
 struct cc;
@@ -139,7 +145,9 @@ struct cc_block;
 
 /* The permanent stubs at the start of the code region. */
 struct tr_stubs {
-    uint8_t *miss, *direct, *callout, *pending;
+    uint8_t *miss;                                    /* of either mode: through rt_cpu.miss */
+    uint8_t *miss32, *direct32, *callout32, *pending32;
+    uint8_t *miss64, *direct64, *callout64, *pending64;
 };
 
 /* Emits the stubs into an empty region and seals it. 0 or a negative errno. */

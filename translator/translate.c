@@ -13,6 +13,7 @@
  *
  * Nothing is published before everything is emitted: an abort leaves no trace. */
 #include "translator/emit.h"
+#include "translator/long.h"
 
 #include <string.h>
 
@@ -29,6 +30,28 @@ static emitter *const emitters[TR_OP_COUNT] = {
     [TR_OP_call_rel] = tr_call_rel, [TR_OP_call_ind] = tr_call_ind,  [TR_OP_ret] = tr_ret,
     [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,          [TR_OP_rdtscp] = tr_rdtscp,
 };
+
+static emitter *const long_emitters[TR_OP_COUNT] = {
+    [TR_OP_copy] = l_copy,         [TR_OP_nop] = l_copy,          [TR_OP_wait] = l_copy,
+    [TR_OP_push] = l_push,         [TR_OP_pop] = l_pop,           [TR_OP_leave] = l_leave,
+    [TR_OP_movs] = l_string,       [TR_OP_stos] = l_string,       [TR_OP_lods] = l_string,
+    [TR_OP_scas] = l_string,       [TR_OP_cmps] = l_string,       [TR_OP_cli] = l_cli,
+    [TR_OP_sti] = l_sti,           [TR_OP_pushf] = l_pushf,       [TR_OP_popf] = l_popf,
+    [TR_OP_rdtsc] = l_rdtsc,       [TR_OP_rdtscp] = l_rdtsc,      [TR_OP_jcc] = l_jcc,
+    [TR_OP_jmp_rel] = l_jmp_rel,   [TR_OP_jmp_ind] = l_jmp_ind,   [TR_OP_call_rel] = l_call_rel,
+    [TR_OP_call_ind] = l_call_ind, [TR_OP_ret] = l_ret,           [TR_OP_loop] = l_loop,
+    [TR_OP_jcxz] = l_loop,
+};
+
+static bool is_long(const struct tr_block *t)
+{
+    return t->rq->key & TR_K_LONG;
+}
+
+static enum tr_mode mode_of(const struct tr_block *t)
+{
+    return is_long(t) ? TR_MODE_64 : TR_MODE_32;
+}
 
 void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)
 {
@@ -95,7 +118,7 @@ static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
     memcpy(bytes + avail, t->rq->bytes2, 15);
     t->crossing = true;
     t->ninsns = 1;
-    if (tr_decode(bytes, avail + 15, TR_MODE_32, &t->insn[0]) != TR_DECODE_OK)
+    if (tr_decode(bytes, avail + 15, mode_of(t), &t->insn[0]) != TR_DECODE_OK)
         mark_step(&t->insn[0], (unsigned) avail + 1);
     t->end = t->insn[0].len;
     return TR_DONE;
@@ -108,7 +131,7 @@ static enum tr_result decode_ahead(struct tr_block *t)
     while (t->ninsns < t->rq->max_insns && t->end < room) {
         struct tr_insn *insn = &t->insn[t->ninsns];
         enum tr_decode_status status =
-            tr_decode(t->rq->bytes + t->end, room - t->end, TR_MODE_32, insn);
+            tr_decode(t->rq->bytes + t->end, room - t->end, mode_of(t), insn);
         if (status == TR_DECODE_SHORT)
             return t->ninsns ? TR_DONE : decode_crossing(t, room);
         t->at[t->ninsns++] = (uint16_t) t->end;
@@ -156,7 +179,7 @@ static void emit_entry_branch(struct tr_block *t)
     e2(t, 0xe3, 0); /* jrcxz over */
     field = t->p;
     e3(t, 0x4c, 0x89, 0xc9); /* mov %r9, %rcx */
-    e_jmp(t, t->rq->stubs->miss);
+    e_jmp(t, t->rq->stubs->miss32);
     field[-1] = (uint8_t) (t->p - field);
     e3(t, 0x4c, 0x89, 0xc9); /* over: mov %r9, %rcx */
 }
@@ -179,12 +202,16 @@ static void emit_entry_load(struct tr_block *t)
 /* Falls through when r8d is this block's pc, else leads to the miss stub. */
 static void emit_entry(struct tr_block *t)
 {
-    if (!flags_live_at_entry(t)) {
+    bool live = flags_live_at_entry(t);
+
+    if (is_long(t)) {
+        l_entry(t, live);
+    } else if (!live) {
         e3(t, 0x41, 0x81, 0xf8); /* cmp $pc, %r8d */
         e32(t, (uint32_t) t->rq->pc);
         e2(t, 0x0f, 0x85); /* jne miss */
         e32(t, 0);
-        tr_patch(t, t->p - 4, t->rq->stubs->miss);
+        tr_patch(t, t->p - 4, t->rq->stubs->miss32);
     } else if (cc_collided(t->rq->cc, t->rq->pc)) {
         emit_entry_branch(t);
     } else {
@@ -201,20 +228,35 @@ static void emit_count(struct tr_block *t, unsigned i)
         return;
     while (i + n < t->ninsns && t->insn[i + n - 1].cls != TR_BRANCH)
         n++;
-    e4(t, 0x4d, 0x8d, 0x6d, n);
+    if (is_long(t))
+        l_count(t, n);
+    else
+        e4(t, 0x4d, 0x8d, 0x6d, n);
+}
+
+static void emit_record_address(struct tr_block *t, unsigned i)
+{
+    bool wide = is_long(t);
+
+    if (t->insn[i].cls == TR_REFUSED || t->insn[i].cls == TR_ABSENT) {
+        e2(t, 0x41, wide ? 0xba : 0xb9); /* mov $0, %r10d or %r9d */
+        e32(t, 0);
+        return;
+    }
+    e3(t, 0x4c, 0x8d, wide ? 0x15 : 0x0d); /* lea record(%rip), %r10 or %r9 */
+    e32(t, 0);
+    t->record[i] = (uint32_t) (t->p - t->base); /* fixed up with the record */
 }
 
 static void emit_callout(struct tr_block *t, unsigned i)
 {
-    e_mov_r8d(t, (uint32_t) tr_pc_of(t, i));
-    if (t->insn[i].cls == TR_REFUSED || t->insn[i].cls == TR_ABSENT) {
-        e_mov_r9d(t, 0);
-    } else {
-        e3(t, 0x4c, 0x8d, 0x0d); /* lea record(%rip), %r9 */
-        e32(t, 0);
-        t->record[i] = (uint32_t) (t->p - t->base); /* fixed up with the record */
+    emit_record_address(t, i);
+    if (is_long(t)) {
+        l_leave_to(t, tr_pc_of(t, i), t->rq->stubs->callout64);
+        return;
     }
-    e_jmp(t, t->rq->stubs->callout);
+    e_mov_r8d(t, (uint32_t) tr_pc_of(t, i));
+    e_jmp(t, t->rq->stubs->callout32);
 }
 
 /* Returns whether the block is left for good. */
@@ -226,7 +268,10 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
 
     tr_map(t, i, CC_R_IDENTITY);
     nmap = t->nmap;
-    emitter *emit = insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED ? NULL : emitters[insn->op];
+    emitter *emit = is_long(t) ? long_emitters[insn->op] : emitters[insn->op];
+    int delta_of = t->delta_of;
+    if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED)
+        emit = NULL;
     if (emit && !insn->lock && emit(t, i))
         return ends_block(insn);
     if (emit && insn->lock && insn->cls == TR_COPY && emit(t, i))
@@ -235,8 +280,32 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     t->nmap = nmap;
     t->ntails = ntails;
     t->nsites = nsites;
+    t->delta_of = delta_of;
     emit_callout(t, i);
     return true;
+}
+
+static void go_to(struct tr_block *t, uint64_t pc, bool may_link)
+{
+    if (is_long(t))
+        l_goto(t, pc, may_link);
+    else
+        tr_goto(t, (uint32_t) pc, may_link);
+}
+
+static void emit_direct_stub(struct tr_block *t, struct tr_tail *tail)
+{
+    uint32_t site = t->rq->cc->nsites + tail->site;
+
+    t->site[tail->site].stub = (uint32_t) (t->p - t->rq->cc->rw);
+    if (is_long(t)) {
+        l_const(t, H10, site);
+        l_leave_to(t, tail->pc, t->rq->stubs->direct64);
+    } else {
+        e_mov_r8d(t, (uint32_t) tail->pc);
+        e_mov_r9d(t, site);
+        e_jmp(t, t->rq->stubs->direct32);
+    }
 }
 
 static void emit_tail(struct tr_block *t, struct tr_tail *tail)
@@ -244,19 +313,19 @@ static void emit_tail(struct tr_block *t, struct tr_tail *tail)
     tr_patch(t, tail->field, tr_rx(t, t->p));
     switch (tail->kind) {
     case TR_TAIL_DIRECT:
-        t->site[tail->site].stub = (uint32_t) (t->p - t->rq->cc->rw);
-        e_mov_r8d(t, (uint32_t) tail->pc);
-        e_mov_r9d(t, t->rq->cc->nsites + tail->site);
-        e_jmp(t, t->rq->stubs->direct);
+        emit_direct_stub(t, tail);
         break;
     case TR_TAIL_TABLE:
-        tr_goto(t, tail->pc, false);
+        go_to(t, tail->pc, false);
         break;
     case TR_TAIL_CALLOUT:
         emit_callout(t, tail->insn);
         break;
     case TR_TAIL_POPF:
-        tr_popf_tail(t, tail);
+        if (is_long(t))
+            l_popf_tail(t, tail);
+        else
+            tr_popf_tail(t, tail);
         break;
     }
 }
@@ -289,7 +358,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
         bool in_page = (t->end & 4095) + (t->rq->pc & 4095) < 4096;
         bool short_of_page = t->ninsns == t->rq->max_insns;
         /* Not linked when the next instruction crosses the page's end. */
-        tr_goto(t, (uint32_t) (t->rq->pc + t->end), in_page && short_of_page);
+        go_to(t, t->rq->pc + t->end, in_page && short_of_page);
     }
     for (unsigned i = 0; i < t->ntails; i++)
         emit_tail(t, &t->tail[i]);
@@ -301,7 +370,7 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
 {
     struct tr_block t = {.rq = request};
     struct cc_block proto = {.pc = request->pc, .gpa = request->gpa, .gpa2 = ~0ull,
-                             .key = request->key};
+                             .key = request->key, .wide = request->key & TR_K_LONG};
 
     RT_ASSERT(request->max_insns <= TR_MAX_INSNS);
     enum tr_result result = decode_ahead(&t);
@@ -330,29 +399,86 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
 
 /* ---- the permanent stubs ---- */
 
-static uint8_t *emit_stub(struct cc *cc, enum rt_exit reason)
-{
-    uint8_t *p = cc_reserve(cc, 32);
-    uint64_t target = (uint64_t) rt_exit_common;
-    uint32_t code = reason;
-    static const uint8_t jump[] = {0xff, 0x25, 0, 0, 0, 0}; /* jmp *0(%rip) */
+#define STUB_ROOM 512
 
-    if (!p)
-        return NULL;
-    p[0] = 0x41; /* mov $reason, %r10d */
-    p[1] = 0xba;
-    memcpy(p + 2, &code, 4);
-    memcpy(p + 6, jump, 6);
-    memcpy(p + 12, &target, 8);
-    return cc_commit(cc, 32);
+/* jmp *target; the address follows the instruction */
+static void emit_far_jump(struct tr_block *t, uint64_t target)
+{
+    e2(t, 0xff, 0x25);
+    e32(t, 0);
+    e32(t, (uint32_t) target);
+    e32(t, (uint32_t) (target >> 32));
+}
+
+static struct tr_block stub_begin(struct tr_request *request, struct cc *cc)
+{
+    *request = (struct tr_request){.cc = cc};
+    return (struct tr_block){.rq = request, .p = cc_reserve(cc, STUB_ROOM)};
+}
+
+static uint8_t *stub_end(struct tr_block *t)
+{
+    RT_ASSERT(t->p);
+    return cc_commit(t->rq->cc, (size_t) (t->p - (t->rq->cc->rw + t->rq->cc->used)));
+}
+
+/* 32-bit code leaves with the pc in r8 and the argument in r9. */
+static uint8_t *emit_stub32(struct cc *cc, enum rt_exit reason)
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    e2(&t, 0x41, 0xba); /* mov $reason, %r10d */
+    e32(&t, reason);
+    emit_far_jump(&t, (uint64_t) rt_exit_common);
+    return stub_end(&t);
+}
+
+/* 64-bit code leaves with the pc in r9 and the argument in r10; its r9 to r11 are in memory. */
+static uint8_t *emit_stub64(struct cc *cc, enum rt_exit reason)
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    l_store(&t, H9, STATE(rip));
+    l_store(&t, H10, STATE(exit_arg));
+    for (unsigned n = 0; n < 16; n++) {
+        if (n != RSP && !SPILLED(n))
+            l_store(&t, n, GPR(n));
+    }
+    l_store(&t, RSP, STATE(host_rsp));
+    l_load(&t, RSP, STATE(host_sp));
+    e1(&t, 0x9c);                      /* pushfq */
+    e2(&t, 0x41, 0x59);                /* pop %r9 */
+    l_store(&t, H9, STATE(hflags));
+    l_const(&t, H9, 0);
+    e_state(&t, 0x44, 0x89, H9, STATE(in_cache));
+    l_const(&t, RT_AX, reason);
+    emit_far_jump(&t, (uint64_t) rt_exit_fault);
+    return stub_end(&t);
+}
+
+/* What empty jump-table slots hold, whatever the mode. */
+static uint8_t *emit_miss(struct cc *cc)
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    e4(&t, 0x64, 0xff, 0x24, 0x25); /* jmp *%fs:miss */
+    e32(&t, STATE(miss));
+    return stub_end(&t);
 }
 
 int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
 {
-    stubs->miss = emit_stub(cc, RT_EXIT_INDIRECT);
-    stubs->direct = emit_stub(cc, RT_EXIT_DIRECT);
-    stubs->callout = emit_stub(cc, RT_EXIT_CALLOUT);
-    stubs->pending = emit_stub(cc, RT_EXIT_PENDING);
-    RT_ASSERT(stubs->miss && stubs->direct && stubs->callout && stubs->pending);
+    stubs->miss = emit_miss(cc);
+    stubs->miss32 = emit_stub32(cc, RT_EXIT_INDIRECT);
+    stubs->direct32 = emit_stub32(cc, RT_EXIT_DIRECT);
+    stubs->callout32 = emit_stub32(cc, RT_EXIT_CALLOUT);
+    stubs->pending32 = emit_stub32(cc, RT_EXIT_PENDING);
+    stubs->miss64 = emit_stub64(cc, RT_EXIT_INDIRECT);
+    stubs->direct64 = emit_stub64(cc, RT_EXIT_DIRECT);
+    stubs->callout64 = emit_stub64(cc, RT_EXIT_CALLOUT);
+    stubs->pending64 = emit_stub64(cc, RT_EXIT_PENDING);
     return cc_seal_stubs(cc, stubs->miss);
 }

@@ -30,30 +30,83 @@
 #define REPEAT 4
 
 enum {
-    DE = 0, DB = 1, NMI = 2, BP = 3, OF = 4, BR = 5, UD = 6, NM = 7, DF = 8, TS = 10, NP = 11,
-    SS = 12, GP = 13, PF = 14, MF = 16, AC = 17, MC = 18, XM = 19, DONE = 0xff
+    DE = 0,
+    DB = 1,
+    NMI = 2,
+    BP = 3,
+    OF = 4,
+    BR = 5,
+    UD = 6,
+    NM = 7,
+    DF = 8,
+    TS = 10,
+    NP = 11,
+    SS = 12,
+    GP = 13,
+    PF = 14,
+    MF = 16,
+    AC = 17,
+    MC = 18,
+    XM = 19,
+    DONE = 0xff
 };
 
 /* Selectors of the GDT that guest_start() makes; SYSENTER's and SYSEXIT's layout fits it. */
 enum {
-    KCODE = 0x08, KDATA = 0x10, UCODE = 0x1b, UDATA = 0x23, TSS = 0x28, LDT = 0x30,
+    KCODE = 0x08,
+    KDATA = 0x10,
+    UCODE = 0x1b,
+    UDATA = 0x23,
+    TSS = 0x28,
+    LDT = 0x30,
     FREE = 0x40 /* first of the entries that tests may set, up to GDT_ENTRIES */
 };
 #define GDT_ENTRIES 128
 
 enum {
-    CF = 1 << 0, PFL = 1 << 2, AF = 1 << 4, ZF = 1 << 6, SF = 1 << 7, TF = 1 << 8, IF = 1 << 9,
-    DFL = 1 << 10, OFL = 1 << 11, IOPL0 = 0, IOPL3 = 3 << 12, NT = 1 << 14, RF = 1 << 16,
-    VM = 1 << 17, ACF = 1 << 18, VIF = 1 << 19, VIP = 1 << 20, ID = 1 << 21,
+    CF = 1 << 0,
+    PFL = 1 << 2,
+    AF = 1 << 4,
+    ZF = 1 << 6,
+    SF = 1 << 7,
+    TF = 1 << 8,
+    IF = 1 << 9,
+    DFL = 1 << 10,
+    OFL = 1 << 11,
+    IOPL0 = 0,
+    IOPL3 = 3 << 12,
+    NT = 1 << 14,
+    RF = 1 << 16,
+    VM = 1 << 17,
+    ACF = 1 << 18,
+    VIF = 1 << 19,
+    VIP = 1 << 20,
+    ID = 1 << 21,
     ARITH = CF | PFL | AF | ZF | SF | OFL
 };
 
 enum {
-    CR0_PE = 1 << 0, CR0_MP = 1 << 1, CR0_EM = 1 << 2, CR0_TS = 1 << 3, CR0_ET = 1 << 4,
-    CR0_NE = 1 << 5, CR0_WP = 1 << 16, CR0_AM = 1 << 18,
-    CR4_VME = 1 << 0, CR4_PVI = 1 << 1, CR4_TSD = 1 << 2, CR4_DE = 1 << 3, CR4_PSE = 1 << 4,
-    CR4_PAE = 1 << 5, CR4_PGE = 1 << 7, CR4_PCE = 1 << 8, CR4_OSFXSR = 1 << 9,
-    CR4_OSXMMEXCPT = 1 << 10, CR4_UMIP = 1 << 11, CR4_OSXSAVE = 1 << 18, CR4_SMEP = 1 << 20,
+    CR0_PE = 1 << 0,
+    CR0_MP = 1 << 1,
+    CR0_EM = 1 << 2,
+    CR0_TS = 1 << 3,
+    CR0_ET = 1 << 4,
+    CR0_NE = 1 << 5,
+    CR0_WP = 1 << 16,
+    CR0_AM = 1 << 18,
+    CR4_VME = 1 << 0,
+    CR4_PVI = 1 << 1,
+    CR4_TSD = 1 << 2,
+    CR4_DE = 1 << 3,
+    CR4_PSE = 1 << 4,
+    CR4_PAE = 1 << 5,
+    CR4_PGE = 1 << 7,
+    CR4_PCE = 1 << 8,
+    CR4_OSFXSR = 1 << 9,
+    CR4_OSXMMEXCPT = 1 << 10,
+    CR4_UMIP = 1 << 11,
+    CR4_OSXSAVE = 1 << 18,
+    CR4_SMEP = 1 << 20,
     CR4_SMAP = 1 << 21
 };
 #define CR0_PG 0x80000000u
@@ -107,9 +160,10 @@ extern struct state in, out;
 extern struct tss tss;
 extern uint64_t gdt[GDT_ENTRIES];
 extern uint64_t idt[256];
-extern uint32_t run_esp; /* the stack pointer that run_enter() goes back to */
-extern int rep;     /* which of the REPEAT passes this is */
-extern bool qemu;   /* CPUID 40000000h says TCG */
+extern uint32_t run_esp;     /* the stack pointer that run_enter() goes back to */
+extern uint32_t case_number; /* printed with a failure */
+extern int rep;              /* which of the REPEAT passes this is */
+extern bool qemu;            /* CPUID 40000000h says TCG */
 extern uint8_t kernel_stack[], kernel_stack_top[], user_stack[], user_stack_top[];
 extern uint8_t trap_stack_top[], trap_entries[][16];
 extern uint8_t snip_first[], snip_last[], user_first[], user_last[], image_last[];
@@ -142,15 +196,14 @@ void *memcpy(void *to, const void *from, size_t n);
 uint16_t gdt_set(uint16_t selector, uint32_t base, uint32_t limit, uint32_t attr);
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr);
 uint64_t call_gate(uint16_t selector, uint32_t offset, uint32_t attr, uint32_t params);
-/* Points vector at entry `entry` of trap_entries, with attr 0x8e interrupt, 0x8f trap, 0xee user. */
+/* Points vector at entry `entry` of trap_entries, with attr 0x8e interrupt, 0x8f trap, 0xee user.
+ */
 void gate_set(uint8_t vector, uint8_t entry, uint8_t attr);
 void gate_restore(uint8_t vector);
 
 /* Page tables: frames come zeroed from an arena at 8 MiB that frames_reset() empties; linear
  * addresses below 16 MiB are mapped one to one with the flags given. */
-enum {
-    P = 1, W = 2, U = 4, PWT = 8, PCD = 16, A = 32, DIRTY = 64, PS = 128, G = 256
-};
+enum { P = 1, W = 2, U = 4, PWT = 8, PCD = 16, A = 32, DIRTY = 64, PS = 128, G = 256 };
 #define NX (1ull << 63)
 void frames_reset(void);
 uint32_t *frame_new(void);
@@ -182,16 +235,16 @@ static inline uint8_t inb(uint16_t port)
     return value;
 }
 
-#define READER(reg)                                                                                \
-    static inline uint32_t read_##reg(void)                                                        \
-    {                                                                                              \
-        uint32_t value;                                                                            \
-        __asm__ volatile("movl %%" #reg ", %0" : "=r"(value));                                     \
-        return value;                                                                              \
-    }                                                                                              \
-    static inline void write_##reg(uint32_t value)                                                 \
-    {                                                                                              \
-        __asm__ volatile("movl %0, %%" #reg : : "r"(value) : "memory");                            \
+#define READER(reg)                                                     \
+    static inline uint32_t read_##reg(void)                             \
+    {                                                                   \
+        uint32_t value;                                                 \
+        __asm__ volatile("movl %%" #reg ", %0" : "=r"(value));          \
+        return value;                                                   \
+    }                                                                   \
+    static inline void write_##reg(uint32_t value)                      \
+    {                                                                   \
+        __asm__ volatile("movl %0, %%" #reg : : "r"(value) : "memory"); \
     }
 READER(cr0)
 READER(cr2)
@@ -228,7 +281,8 @@ struct cpuid {
 static inline struct cpuid cpuid(uint32_t leaf, uint32_t sub)
 {
     struct cpuid r;
-    __asm__ volatile("cpuid" : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
+    __asm__ volatile("cpuid"
+                     : "=a"(r.eax), "=b"(r.ebx), "=c"(r.ecx), "=d"(r.edx)
                      : "a"(leaf), "c"(sub));
     return r;
 }
@@ -245,32 +299,37 @@ static inline uint32_t addr(const volatile void *p)
 
 #define AT "\n.set snip_at, .\n"
 
-#define CODE(text)                                                                                 \
-    ({                                                                                             \
-        const struct snip *snip_;                                                                  \
-        __asm__(".pushsection .snip, \"ax\", @progbits\n"                                          \
-                "771: .set snip_at, .\n"                                                           \
-                ".intel_syntax noprefix\n" text "\n.att_syntax prefix\n.code32\n"                  \
-                "772: int $0xff\n"                                                                 \
-                ".popsection\n"                                                                    \
-                ".pushsection .rodata\n"                                                           \
-                ".balign 4\n"                                                                      \
-                "773: .long 771b, snip_at, 772b\n"                                                 \
-                ".popsection\n"                                                                    \
-                "movl $773b, %0"                                                                   \
-                : "=r"(snip_));                                                                    \
-        snip_;                                                                                     \
+#define CODE(text)                                                                \
+    ({                                                                            \
+        const struct snip *snip_;                                                 \
+        __asm__(".pushsection .snip, \"ax\", @progbits\n"                         \
+                "771: .set snip_at, .\n"                                          \
+                ".intel_syntax noprefix\n" text "\n.att_syntax prefix\n.code32\n" \
+                "772: int $0xff\n"                                                \
+                ".popsection\n"                                                   \
+                ".pushsection .rodata\n"                                          \
+                ".balign 4\n"                                                     \
+                "773: .long 771b, snip_at, 772b\n"                                \
+                ".popsection\n"                                                   \
+                "movl $773b, %0"                                                  \
+                : "=r"(snip_));                                                   \
+        snip_;                                                                    \
     })
 
-#define IN(...) (in = (struct state){__VA_ARGS__})
-#define EQ(got, want) check((uint32_t)(got), (uint32_t)(want), #got, __FILE__, __LINE__)
-#define RUN(text) go(CODE(text))
-#define OK(text) (go(CODE(text)), check(out.vector, DONE, "vector", __FILE__, __LINE__))
-#define FAULT(text, vec, err) fault(CODE(text), (vec), (err), __FILE__, __LINE__)
-#define GROUP(f) group(f, #f)
-#define UNLESS_QEMU(reason) if (!skipped(D_##reason))
-#define COUNT(a) (sizeof(a) / sizeof((a)[0]))
-#define USER __attribute__((section(".user")))
-#define USER_CODE __attribute__((section(".snip.buffer"), aligned(4096))) /* for generated code */
+#define IN(...) (case_number = 0, in = (struct state){__VA_ARGS__})
+/* Names the row of a table that the checks after it belong to; IN() forgets it. */
+#define CASE(n) (case_number = (uint32_t)(n))
+#define CHECK(got, want, what, n) \
+    (CASE(n), check((uint32_t)(got), (uint32_t)(want), what, __FILE__, __LINE__))
+#define FAULTS(snip, vec, err, n) (CASE(n), fault(snip, vec, err, __FILE__, __LINE__))
+#define EQ(got, want)             check((uint32_t)(got), (uint32_t)(want), #got, __FILE__, __LINE__)
+#define RUN(text)                 go(CODE(text))
+#define OK(text)                  (go(CODE(text)), check(out.vector, DONE, "vector", __FILE__, __LINE__))
+#define FAULT(text, vec, err)     fault(CODE(text), (vec), (err), __FILE__, __LINE__)
+#define GROUP(f)                  group(f, #f)
+#define UNLESS_QEMU(reason)       if (!skipped(D_##reason))
+#define COUNT(a)                  (sizeof(a) / sizeof((a)[0]))
+#define USER                      __attribute__((section(".user")))
+#define USER_CODE                 __attribute__((section(".snip.buffer"), aligned(4096))) /* for generated code */
 
 #endif

@@ -15,6 +15,7 @@ struct state in, out;
 struct tss tss;
 uint64_t gdt[GDT_ENTRIES] __attribute__((aligned(16)));
 uint64_t idt[256] __attribute__((aligned(16)));
+uint32_t case_number;
 int rep;
 bool qemu;
 bool (*trap_hook)(struct frame *frame);
@@ -117,8 +118,9 @@ void check(uint32_t got, uint32_t want, const char *what, const char *file, int 
         return;
     failures++;
     if (++group_failures <= MAX_LINES)
-        say("FAIL %s %s: got %x want %x at %s:%d (pass %d; vector %x error %x eip %x)\n", group_name,
-            what, got, want, file, line, rep + 1, out.vector, out.error, out.eip);
+        say("FAIL %s %s: got %x want %x at %s:%d (case %u, pass %d; vector %x error %x eip %x)\n",
+            group_name, what, got, want, file, line, case_number, rep + 1, out.vector, out.error,
+            out.eip);
 }
 
 bool skipped(enum deviation reason)
@@ -251,8 +253,8 @@ uint16_t gdt_set(uint16_t selector, uint32_t base, uint32_t limit, uint32_t attr
 
 uint64_t call_gate(uint16_t selector, uint32_t offset, uint32_t attr, uint32_t params)
 {
-    return (uint64_t)((offset & 0xffff0000) | attr << 8 | params) << 32 |
-           (uint32_t)selector << 16 | (offset & 0xffff);
+    return (uint64_t)((offset & 0xffff0000) | attr << 8 | params) << 32 | (uint32_t)selector << 16 |
+           (offset & 0xffff);
 }
 
 void gate_set(uint8_t vector, uint8_t entry, uint8_t attr)
@@ -354,8 +356,8 @@ void pic_init(uint16_t unmasked)
     static const struct {
         uint16_t port;
         uint8_t value;
-    } init[] = {{0x20, 0x11}, {0xa0, 0x11}, {0x21, 0x20}, {0xa1, 0x28}, {0x21, 4},
-                {0xa1, 2},    {0x21, 1},    {0xa1, 1}};
+    } init[] = {{0x20, 0x11}, {0xa0, 0x11}, {0x21, 0x20}, {0xa1, 0x28},
+                {0x21, 4},    {0xa1, 2},    {0x21, 1},    {0xa1, 1}};
     for (size_t i = 0; i < COUNT(init); i++)
         outb(init[i].port, init[i].value);
     outb(0x21, (uint8_t)~unmasked);

@@ -507,6 +507,8 @@ enum mon_rc mon_exception_deliver(struct mon_vcpu *v)
         history[count++] = v->exc;
         if (x.vector == MON_DF)
             return shutdown_exit(v, history, count);
+        if (v->exc.vector == MON_PF)
+            v->cr2 = v->exc.cr2; /* the page fault happened, whatever came of it */
         mon_raise_error(v, MON_DF, 0);
     }
 }

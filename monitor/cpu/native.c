@@ -175,6 +175,14 @@ uint8_t *mon_native_buffer(struct mon_vcpu *v)
 
 /* ---- life ---- */
 
+/* SDM 1-11.6.6 */
+static uint32_t host_mxcsr_mask(void)
+{
+    uint32_t image[128] __attribute__((aligned(16))) = {0};
+    __asm__ volatile("fxsave %0" : "+m"(image));
+    return image[7] ? image[7] : 0xffbf;
+}
+
 static int map_region(struct mon_native *native)
 {
     int fd = rt_os_memfd("novt-native", REGION_SIZE);
@@ -204,6 +212,7 @@ int mon_native_create(struct mon_vcpu *v)
         mon_native_destroy(v);
         return rc;
     }
+    native->mxcsr_mask = host_mxcsr_mask();
     native->frame = (struct rt_native_frame *)(native->code_rx + NATIVE_CODE_SIZE);
     native->frame->ret = (const void *)rt_native_return;
     native->buffer = native->code_rx + NATIVE_CODE_SIZE + 4096;

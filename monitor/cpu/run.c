@@ -529,6 +529,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     rt_gs_window(cpu);
     v->shadow = false;
     cpu->jump_table = v->table;
+    cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
     __atomic_store_n(&cpu->in_cache, 1, __ATOMIC_SEQ_CST);

@@ -338,6 +338,8 @@ static enum mon_rc step_fetched(struct mon_vcpu *v, const struct tr_insn *insn)
     uint8_t rep = insn->rep;
     uint16_t op = insn->op;
 
+    if (op == TR_OP_refused) /* callouts from translated code are counted by run.c */
+        v->callouts[op]++;
     v->shadow = v->shadow_ss = false;
     /* Fetching took answers of the embedder: then only one iteration may follow them. */
     v->rep_budget = 1;

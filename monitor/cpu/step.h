@@ -178,6 +178,7 @@ struct mon_native {
     size_t undo_size;
     /* The last x87 instruction that ran here: what FIP and FDP stand for. */
     uint64_t x87_pc, x87_ea;
+    uint32_t mxcsr_mask; /* the host's writable bits of MXCSR */
 };
 
 /* The instruction with its operands' sizes filled in (kept with its emitted code); NULL when it
@@ -196,6 +197,8 @@ void step_fpu_normalise(struct mon_vcpu *v);
 unsigned step_component(const struct mon_vcpu *v, unsigned component, unsigned *offset);
 /* A component's data for writing, made valid first. */
 uint8_t *step_component_data(struct mon_vcpu *v, unsigned component);
+/* Changes TOP: the image has registers by their place on the stack, so they move. */
+void step_x87_set_top(uint8_t *area, unsigned top);
 /* Vector registers as len bytes (16, 32 or 64); writing clears what is above len. */
 void step_vec_read(struct mon_vcpu *v, unsigned reg, uint8_t *data, unsigned len);
 void step_vec_write(struct mon_vcpu *v, unsigned reg, const uint8_t *data, unsigned len);

@@ -237,13 +237,13 @@ enum mon_rc step_int(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 enum mon_rc step_int1(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     (void)i;
-    return mon_software_interrupt(v, MON_DB, next);
+    return mon_software_exception(v, MON_DB, next);
 }
 
 enum mon_rc step_int3(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     (void)i;
-    return mon_software_interrupt(v, MON_BP, next);
+    return mon_software_exception(v, MON_BP, next);
 }
 
 enum mon_rc step_into(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -251,5 +251,5 @@ enum mon_rc step_into(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
     (void)i;
     if (!(v->cpu->rflags & RT_OF))
         return step_done(v, next);
-    return mon_software_interrupt(v, MON_OF, next);
+    return mon_software_exception(v, MON_OF, next);
 }

@@ -346,6 +346,5 @@ enum mon_rc step_absent(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 
 enum mon_rc step_refused(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    v->callouts[TR_OP_refused]++;
     return step_ud(v, i, next);
 }

@@ -129,6 +129,16 @@ uint8_t *step_component_data(struct mon_vcpu *v, unsigned component)
     return area + offset;
 }
 
+void step_x87_set_top(uint8_t *area, unsigned top)
+{
+    uint8_t old[128];
+    unsigned before = area[AREA_FSW + 1] >> 3 & 7;
+    memcpy(old, area + AREA_ST, sizeof(old));
+    for (unsigned n = 0; n < 8; n++)
+        memcpy(area + AREA_ST + n * 16, old + ((n + top - before) & 7) * 16, 16);
+    area[AREA_FSW + 1] = (uint8_t)((area[AREA_FSW + 1] & ~0x38) | top << 3);
+}
+
 /* A component of 2 and up for reading; NULL: it is in its initial state, all zero. */
 static const uint8_t *component(const struct mon_vcpu *v, unsigned number)
 {
@@ -324,21 +334,16 @@ static void x87_from_image(struct mon_vcpu *v, const struct tr_insn *i, const ui
     memcpy(area + AREA_ST, image + AREA_ST, AREA_XMM - AREA_ST);
 }
 
-static uint32_t mxcsr_mask(const struct mon_vcpu *v)
-{
-    uint32_t mask = get32(area_of(v) + AREA_MXCSR + 4);
-    return mask ? mask : 0xffbf; /* SDM 1-11.6.6 */
-}
-
 static void mxcsr_to_image(const struct mon_vcpu *v, uint8_t *image)
 {
     put32(image + AREA_MXCSR, get32(area_of(v) + AREA_MXCSR));
-    put32(image + AREA_MXCSR + 4, mxcsr_mask(v));
+    put32(image + AREA_MXCSR + 4, v->native->mxcsr_mask);
 }
 
 static enum mon_rc check_mxcsr(struct mon_vcpu *v, const uint8_t *image)
 {
-    return get32(image + AREA_MXCSR) & ~mxcsr_mask(v) ? mon_raise_error(v, MON_GP, 0) : MON_OK;
+    return get32(image + AREA_MXCSR) & ~v->native->mxcsr_mask ? mon_raise_error(v, MON_GP, 0)
+                                                              : MON_OK;
 }
 
 /* The offset of the image, if it is aligned (to a power of two). */
@@ -756,6 +761,7 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
         p.fdp = field[5];
         p.fop = wide ? field[4] >> 16 & 0x7ff : 0;
     }
+    step_x87_set_top(area, field[1] >> 11 & 7);
     set_control(area, field[0] & 0xffff, field[1] & 0xffff);
     area[AREA_FTW] = (uint8_t)short_tags(field[2]);
     set_pointers(v, &p);
@@ -789,6 +795,7 @@ enum mon_rc step_fnsave(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
     if (rc != MON_OK)
         return rc;
     /* As FNINIT: the data registers keep their contents, tagged empty. */
+    step_x87_set_top(area_of(v), 0);
     memset(area_of(v), 0, AREA_MXCSR);
     put16(area_of(v) + AREA_FCW, FCW_INITIAL);
     return step_done(v, next);

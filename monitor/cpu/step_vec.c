@@ -365,16 +365,11 @@ enum mon_rc step_gather(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 
 /* ---- MASKMOVQ, MASKMOVDQU ---- */
 
-/* MMX registers are the x87 ones by number, the image has them by stack position. The first MMX
- * instruction sets TOP to 0 and marks all registers valid (SDM 1-9.5.1). */
+/* The first MMX instruction sets TOP to 0 and marks all registers valid (SDM 1-9.5.1). */
 static void enter_mmx(struct mon_vcpu *v)
 {
-    uint8_t *area = step_component_data(v, STEP_X87), old[128];
-    unsigned top = area[3] >> 3 & 7;
-    memcpy(old, area + 32, sizeof(old));
-    for (unsigned n = 0; n < 8; n++)
-        memcpy(area + 32 + n * 16, old + ((n - top) & 7) * 16, 16);
-    area[3] = (uint8_t)(area[3] & ~0x38);
+    uint8_t *area = step_component_data(v, STEP_X87);
+    step_x87_set_top(area, 0);
     area[4] = 0xff;
 }
 

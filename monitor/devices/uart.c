@@ -50,6 +50,7 @@ enum {
 
 /* So many reads of the line status in a row are a guest that waits for input, not for room. */
 #define POLLS_TO_LISTEN 16
+#define OPENING_CHARS   10
 
 static bool fifo_enabled(const struct mon_uart *uart)
 {
@@ -128,13 +129,21 @@ static void update_irq(struct mon_uart *uart)
     mon_irq_set(&uart->irq, uart->mcr & MCR_OUT2 && interrupt_id(uart) != IIR_NONE);
 }
 
+static void update_deadline(struct mon_uart *uart)
+{
+    uart->deadline = uart->timeout_at;
+    if (uart->opens_at && uart->opens_at < uart->deadline)
+        uart->deadline = uart->opens_at;
+}
+
 /* Four character times without traffic while characters wait raise the timeout. */
 static void restart_timeout(struct mon_uart *uart)
 {
     uart->timeout_pending = false;
-    uart->deadline = MON_NEVER;
+    uart->timeout_at = MON_NEVER;
     if (fifo_enabled(uart) && uart->rx_count && uart->rx_count < trigger_level(uart))
-        uart->deadline = mon_clock_now(uart->clock) + 4 * char_time(uart);
+        uart->timeout_at = mon_clock_now(uart->clock) + 4 * char_time(uart);
+    update_deadline(uart);
 }
 
 static void rx_push(struct mon_uart *uart, uint8_t byte, uint8_t error)
@@ -145,17 +154,29 @@ static void rx_push(struct mon_uart *uart, uint8_t byte, uint8_t error)
     uart->rx_count++;
 }
 
-/* In loopback mode the receiver is cut off from the line. */
+/* Whether the guest takes input: by an interrupt that is connected (a driver's test of IER alone is
+ * none), or by polling. In loopback mode the receiver is cut off from the line. */
 static bool is_listening(const struct mon_uart *uart)
 {
-    return !(uart->mcr & MCR_LOOP) && (uart->ier & IER_RDA || uart->polls >= POLLS_TO_LISTEN);
+    bool by_interrupt = uart->ier & IER_RDA && uart->mcr & MCR_OUT2;
+    return !(uart->mcr & MCR_LOOP) && (by_interrupt || uart->polls >= POLLS_TO_LISTEN);
+}
+
+/* Opens or shuts the receiver; again: the FIFO was set up, so wait anew. */
+static void settle_receiver(struct mon_uart *uart, bool again)
+{
+    if (!is_listening(uart))
+        uart->opens_at = MON_NEVER;
+    else if (uart->opens_at == MON_NEVER || again)
+        uart->opens_at = mon_clock_now(uart->clock) + OPENING_CHARS * char_time(uart);
+    update_deadline(uart);
 }
 
 /* Takes input as room allows. */
 static void rx_fill(struct mon_uart *uart)
 {
     bool any = false;
-    while (is_listening(uart) && uart->rx_count < capacity(uart)) {
+    while (uart->opens_at == 0 && uart->rx_count < capacity(uart)) {
         int byte = uart->line.receive ? uart->line.receive(uart->line.opaque) : -1;
         if (byte < 0)
             break;
@@ -218,8 +239,14 @@ void mon_uart_update(struct mon_uart *uart, uint64_t now)
 {
     if (now < uart->deadline)
         return;
-    uart->deadline = MON_NEVER;
-    uart->timeout_pending = true;
+    if (uart->timeout_at <= now) {
+        uart->timeout_at = MON_NEVER;
+        uart->timeout_pending = true;
+    }
+    if (uart->opens_at <= now)
+        uart->opens_at = 0;
+    update_deadline(uart);
+    rx_fill(uart);
     update_irq(uart);
 }
 
@@ -247,7 +274,7 @@ static uint8_t read_interrupt_id(struct mon_uart *uart)
 static uint8_t read_line_status(struct mon_uart *uart)
 {
     if (uart->polls < POLLS_TO_LISTEN && ++uart->polls == POLLS_TO_LISTEN)
-        rx_fill(uart);
+        settle_receiver(uart, false);
     uint8_t lsr = line_status(uart);
     uart->overrun = false;
     if (uart->rx_count)
@@ -316,7 +343,7 @@ static void write_ier(struct mon_uart *uart, uint8_t value)
     bool thre_enabled = value & IER_THRE && !(uart->ier & IER_THRE);
     uart->ier = value & IER_BITS;
     uart->polls = 0;
-    rx_fill(uart);
+    settle_receiver(uart, false);
     if (thre_enabled && uart->tx_count == 0)
         uart->thre_pending = true;
 }
@@ -334,7 +361,7 @@ static void write_fcr(struct mon_uart *uart, uint8_t value)
     /* The other bits only count together with ENABLE. */
     uart->fcr = value & FCR_ENABLE ? value & (FCR_ENABLE | FCR_DMA | FCR_TRIGGER) : 0;
     restart_timeout(uart);
-    rx_fill(uart);
+    settle_receiver(uart, true);
 }
 
 static void write_mcr(struct mon_uart *uart, uint8_t value)
@@ -346,7 +373,7 @@ static void write_mcr(struct mon_uart *uart, uint8_t value)
     uart->msr_delta |= MON_BYTE((changed & (MSR_CTS | MSR_DSR | MSR_DCD)) >> 4);
     if (before & ~after & MSR_RI)
         uart->msr_delta |= MSR_TERI; /* only the trailing edge */
-    rx_fill(uart);
+    settle_receiver(uart, false);
 }
 
 static void port_write(void *device, uint16_t port, unsigned size, uint32_t wide)
@@ -393,7 +420,7 @@ void mon_uart_init(struct mon_uart *uart, const struct mon_clock *clock, struct 
     memset(uart, 0, sizeof(*uart));
     uart->divisor = 12; /* 9600 baud, as firmware leaves it */
     uart->lcr = 3;
-    uart->deadline = MON_NEVER;
+    uart->opens_at = uart->timeout_at = uart->deadline = MON_NEVER;
     uart->clock = clock;
     uart->irq = irq;
     uart->line = line;

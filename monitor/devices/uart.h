@@ -1,11 +1,12 @@
 /* uart.h - a 16550A serial port with FIFOs (COM1: ports 3F8h-3FFh, IRQ 4).
  *
- * The line is as fast as its two ends: a byte written leaves at once if the sink has room,
- * and received bytes move up as soon as there is room for them. Nothing is ever lost on the way: a
- * full sink leaves the transmitter busy, a full receiver leaves the input with its source. Input
- * also waits until the guest listens, that is, until it has enabled the receive interrupt or polls
- * the line status: drivers clear the FIFO when they open the port, and what was typed or piped in
- * while the kernel booted would be lost there. Only the character timeout looks at the baud rate.
+ * The line is as fast as its two ends: a byte written leaves at once if the sink has room, and
+ * received bytes move up as soon as there is room for them. Nothing is ever lost on the way: a full
+ * sink leaves the transmitter busy, a full receiver leaves the input with its source. Drivers clear
+ * the FIFO while they open the port, and what was typed or piped in while a kernel booted would be
+ * lost there; so input also waits until the guest listens (it has connected the receive interrupt,
+ * or polls the line status) and ten character times have passed since it last set up the FIFO. Only
+ * that and the character timeout look at the programmed baud rate.
  *
  * Source: National Semiconductor PC16550D data sheet. */
 #ifndef MON_UART_H
@@ -29,14 +30,15 @@ struct mon_uart {
     bool thre_pending;    /* the transmitter emptied and nobody was told */
     bool timeout_pending; /* characters waited too long below the trigger level */
     bool overrun;
-    uint8_t
-        polls; /* line status reads with no transmission or set-up between; stops at its limit */
+    uint8_t polls; /* line status reads in a row, without sending or set-up; see is_listening() */
     uint8_t rx[MON_UART_FIFO];
     uint8_t rx_error[MON_UART_FIFO]; /* LSR error bits that belong to the byte */
     uint8_t rx_head, rx_count;
     uint8_t tx[MON_UART_FIFO];
     uint8_t tx_head, tx_count;
-    uint64_t deadline; /* of the character timeout */
+    uint64_t opens_at;   /* when the receiver begins to take input; 0: it does, MON_NEVER: shut */
+    uint64_t timeout_at; /* when the character timeout ends */
+    uint64_t deadline;   /* the earlier of the two */
     const struct mon_clock *clock;
     struct mon_irq irq;
     struct mon_uart_line line;

@@ -81,7 +81,8 @@ unsigned generate_forms(void);
 void generate_form_is_ud(unsigned i);
 void generate_form(struct random *r, unsigned i, struct sequence *s);
 void generate_sequence(struct random *r, struct sequence *s);
-void generate_input(struct random *r, struct image *in);
+/* ac: RFLAGS.AC may be set. */
+void generate_input(struct random *r, struct image *in, bool ac);
 void generate_arena(struct random *r, uint8_t *arena);
 void sequence_print(const struct sequence *s, uint32_t pc);
 
@@ -99,8 +100,8 @@ struct side {
     struct record *records;  /* BATCH_MAX */
 };
 
-/* Forks the child. 0, or -1 when this host cannot run 32-bit code (the reason is printed). code_fd:
- * the memfd that CODE is at offset PHYS_CODE of. */
+/* Forks the child. 0, or -1 when this host cannot run 32-bit code (the reason is printed). The
+ * memfd has CODE's bytes at PHYS_CODE. */
 int native_start(int memfd, struct side *side);
 /* Starts the batch in the child; waits for its end. False: the child died or hung. */
 void native_begin(void);

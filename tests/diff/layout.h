@@ -7,16 +7,17 @@
  *   IO               control page, then records       the same         inputs and results
  *   KERNEL           -                                supervisor: tables, handlers, stack
  *
- * Everything else is unmapped in both, so a wild access faults alike. */
+ * Everything else is unmapped in both, so a wild access faults alike. CODE and IO lie where sums of
+ * pointers into the arena do not lead. */
 #ifndef NOVT_TESTS_DIFF_LAYOUT_H
 #define NOVT_TESTS_DIFF_LAYOUT_H
 
 #define ARENA      0x10000000
 #define ARENA_SIZE 0x10000
-#define CODE       0x20000000
+#define CODE       0x2c000000
 #define CODE_SIZE  0x80000
-#define EXIT_STUB  0x21000000
-#define IO         0x30000000
+#define EXIT_STUB  0x2d000000
+#define IO         0x3c000000
 #define IO_SIZE    0x80000
 #define KERNEL     0xf0000000
 #define GS_BASE    (ARENA + 0x4000) /* of the segment that GS names */
@@ -43,8 +44,9 @@
 #define REC_EFLAGS    (2 * IMAGE_SIZE + 20)
 #define NO_VECTOR     0xff
 
-/* Flags that a fault handler clears before the epilogue goes on: TF, NT, RF, AC. */
-#define HANDLER_CLEARS 0x54100
+/* Flags that a fault handler clears before the epilogue goes on: TF, RF, AC. (Linux does not let a
+ * signal handler change NT.) */
+#define HANDLER_CLEARS 0x50100
 
 /* Guest-physical layout, one memfd. */
 #define PHYS_ARENA  0x100000

@@ -2,8 +2,9 @@
  *
  * SDM 2 2.1.5 (tables 2-1, 2-2, 2-3: ModRM and SIB), SDM 1 3.7.5 (effective address, modulo 2^32 or
  * 2^16), SDM 2: BT ("bit offset"), XLAT, PUSH, POP, ENTER, LEAVE, PUSHA, POPA, XADD, CMPXCHG,
- * CMPXCHG8B, LOCK. forms() generates all ModRM/SIB encodings into one buffer, sets registers so that
- * the address falls into `target`, and runs each as load, store, high-byte load and locked XADD. */
+ * CMPXCHG8B, LOCK. forms() generates all ModRM/SIB encodings into one buffer, sets registers so
+ * that the address falls into `target`, and runs each as load, store, high-byte load and locked
+ * XADD. */
 #include "guest.h"
 
 const char guest_name[] = "addressing";
@@ -104,9 +105,7 @@ static uint32_t form_registers(struct form *f, uint32_t pass)
     for (uint32_t r = 0; r < 8; r++)
         *reg(&in, r) = random32();
     uint32_t want = addr(target) + 64 + random32() % (TARGET_SIZE - 128);
-    uint32_t disp = f->disp_size == 0   ? 0
-                    : f->disp_size == 1 ? (uint32_t)(int8_t)f->disp
-                                        : f->disp;
+    uint32_t disp = f->disp_size == 0 ? 0 : f->disp_size == 1 ? (uint32_t)(int8_t)f->disp : f->disp;
     if (f->base >= 0 && f->base == f->index) {
         *reg(&in, f->base) = (want - disp) / (1 + f->scale);
     } else if (f->base >= 0) {
@@ -140,35 +139,35 @@ static void form_disp(struct form *f)
         f->disp &= 0x7ff;
 }
 
-static void form_check(uint32_t kind, uint32_t ea, uint32_t before, int n)
+static void form_check(uint32_t kind, uint32_t ea, uint32_t before, uint32_t n)
 {
-    check(out.vector, DONE, "form", __FILE__, n);
+    CHECK(out.vector, DONE, "form", n);
     uint32_t bx = in.ebx;
     switch (kind) {
     case 0: /* mov eax, m */
-        check(out.eax, before, "load", __FILE__, n);
+        CHECK(out.eax, before, "load", n);
         break;
     case 1: /* mov m, edx */
-        check(dword_at(ea), in.edx, "store", __FILE__, n);
+        CHECK(dword_at(ea), in.edx, "store", n);
         break;
     case 2: /* mov bh, fs:m */
-        check(out.ebx, (bx & 0xffff00ff) | (before & 0xff) << 8, "load of a high byte", __FILE__, n);
+        CHECK(out.ebx, (bx & 0xffff00ff) | (before & 0xff) << 8, "load of a high byte", n);
         break;
     case 3: /* lock xadd m, ecx */
-        check(dword_at(ea), before + in.ecx, "xadd memory", __FILE__, n);
-        check(out.ecx, before, "xadd register", __FILE__, n);
+        CHECK(dword_at(ea), before + in.ecx, "xadd memory", n);
+        CHECK(out.ecx, before, "xadd register", n);
         break;
     case 4: /* lea edi, m */
-        check(out.edi, ea, "lea", __FILE__, n);
+        CHECK(out.edi, ea, "lea", n);
         break;
     case 5: /* add m, ch */
-        check(byte_at(ea), (before + (in.ecx >> 8)) & 0xff, "add of a high byte", __FILE__, n);
+        CHECK(byte_at(ea), (before + (in.ecx >> 8)) & 0xff, "add of a high byte", n);
         break;
     }
     static const int changed[] = {0, -1, 3, 1, 7, -1};
     for (int r = 0; r < 8; r++)
         if (r != changed[kind])
-            check(*reg(&out, r), *reg(&in, r), "register kept", __FILE__, n);
+            CHECK(*reg(&out, r), *reg(&in, r), "register kept", n);
 }
 
 static void forms(void)
@@ -176,8 +175,8 @@ static void forms(void)
     static const struct {
         uint8_t op[4];
         uint32_t size, reg;
-    } ops[] = {{{0x8b}, 1, 0},          {{0x89}, 1, 2}, {{0x64, 0x8a}, 2, 7},
-               {{0xf0, 0x0f, 0xc1}, 3, 1}, {{0x8d}, 1, 7}, {{0x00}, 1, 5}};
+    } ops[] = {{{0x8b}, 1, 0}, {{0x89}, 1, 2}, {{0x64, 0x8a}, 2, 7}, {{0xf0, 0x0f, 0xc1}, 3, 1},
+               {{0x8d}, 1, 7}, {{0x00}, 1, 5}};
     struct form f;
     for (uint32_t kind = 0; kind < COUNT(ops); kind++) {
         for (uint32_t n = 0; form_get(n, &f); n++) {
@@ -189,7 +188,7 @@ static void forms(void)
                 uint32_t ea = form_registers(&f, pass), before = dword_at(ea);
                 in.eip = addr(p);
                 go(CODE("nop"));
-                form_check(kind, ea, before, (int)n);
+                form_check(kind, ea, before, n);
             }
         }
     }
@@ -206,8 +205,9 @@ static void forms_16(void)
                 uint32_t disp = random32();
                 IN(.eax = 0x11223344, .ebx = random32(), .ebp = random32(), .esi = random32(),
                    .edi = random32(), .cs = UCODE);
-                uint32_t sum = direct ? 0 : (base[rm] >= 0 ? *reg(&in, base[rm]) : 0) +
-                                                (index[rm] >= 0 ? *reg(&in, index[rm]) : 0);
+                uint32_t sum = direct ? 0
+                                      : (base[rm] >= 0 ? *reg(&in, base[rm]) : 0) +
+                                            (index[rm] >= 0 ? *reg(&in, index[rm]) : 0);
                 uint32_t want = 0x6000 + random32() % 0x8000;
                 if (direct || mod == 2)
                     disp = want - sum;
@@ -226,8 +226,8 @@ static void forms_16(void)
                 in.eip = addr(p);
                 for (int hot = 0; hot < 3; hot++) {
                     go(CODE("nop"));
-                    check(out.vector, DONE, "16-bit form", __FILE__, (int)(mod << 3 | rm));
-                    check(out.eax, 0x11223344 + value, "16-bit form", __FILE__, (int)(mod << 3 | rm));
+                    CHECK(out.vector, DONE, "16-bit form", (mod << 3 | rm));
+                    CHECK(out.eax, 0x11223344 + value, "16-bit form", (mod << 3 | rm));
                 }
             }
 }
@@ -255,12 +255,14 @@ static void high_bytes(void)
     EQ(out.edx, 0x33330033 | 0x22 << 8);
     EQ(byte_at(addr(target) + 16), 0x55);
     in.eflags = CF | ZF;
-    OK("setc fs:[ebx]; mov ch, fs:[ebx]; setne fs:[ebx + 1]; mov ah, gs:[ebx - 0x107f]; movzx edx, byte ptr fs:[ebx + 1]");
+    OK("setc fs:[ebx]; mov ch, fs:[ebx]; setne fs:[ebx + 1]; mov ah, gs:[ebx - 0x107f]; movzx edx, "
+       "byte ptr fs:[ebx + 1]");
     EQ(out.ecx, 0x22220122);
     EQ(out.edx, 0);
     EQ(out.eax, 0x11110011 | byte_at(addr(target) + 17) << 8);
     in.eflags = 0;
-    OK("test fs:[ebx], bh; setz al; mov byte ptr fs:[ebx], 0x5a; movsx ecx, byte ptr fs:[ebx]; imul edx, fs:[ebx], 3; "
+    OK("test fs:[ebx], bh; setz al; mov byte ptr fs:[ebx], 0x5a; movsx ecx, byte ptr fs:[ebx]; "
+       "imul edx, fs:[ebx], 3; "
        "cmpxchg fs:[ebx + 8], bh");
     EQ(out.ecx, 0x5a);
     EQ(out.edx, dword_at(addr(target) + 16) * 3);
@@ -288,13 +290,15 @@ static void moffs_and_xlat(void)
     OK(".byte 0x67; xlat");
     EQ(out.eax, 0x66);
     IN(.fs = FREE | 3, .cs = UCODE);
-    OK("mov eax, ds:[target]; mov ecx, eax; mov al, fs:[0x1001]; mov fs:[0x1008], eax; mov ds:[target + 12], ax");
+    OK("mov eax, ds:[target]; mov ecx, eax; mov al, fs:[0x1001]; mov fs:[0x1008], eax; mov "
+       "ds:[target + 12], ax");
     EQ(out.ecx, target[0]);
     EQ(out.eax, (target[0] & 0xffffff00) | (target[0] >> 8 & 0xff));
     EQ(target[2], out.eax);
     EQ(target[3] & 0xffff, out.eax & 0xffff);
     *(uint32_t *)0x7ff0 = 0xcafe0123;
-    OK(".byte 0x67, 0xa1, 0xf0, 0x7f; .byte 0x67, 0x66, 0xa3, 0xf4, 0x7f; .byte 0x67, 0xa2, 0xf6, 0x7f");
+    OK(".byte 0x67, 0xa1, 0xf0, 0x7f; .byte 0x67, 0x66, 0xa3, 0xf4, 0x7f; .byte 0x67, 0xa2, 0xf6, "
+       "0x7f");
     EQ(out.eax, 0xcafe0123);
     EQ(*(uint32_t *)0x7ff4 & 0xffffff, 0x230123);
 }
@@ -303,7 +307,8 @@ static void stack_forms(void)
 {
     uint32_t *sp = (uint32_t *)(user_stack_top - 64), top = addr(sp);
     uint32_t a = 0x11111111;
-    IN(.cs = UCODE, .esp = top, .eax = a, .ecx = 2, .edx = 3, .ebx = 4, .ebp = 5, .esi = 6, .edi = 7);
+    IN(.cs = UCODE, .esp = top, .eax = a, .ecx = 2, .edx = 3, .ebx = 4, .ebp = 5, .esi = 6,
+       .edi = 7);
     OK("push esp");
     EQ(out.esp, top - 4);
     EQ(sp[-1], top);
@@ -324,7 +329,8 @@ static void stack_forms(void)
     OK("push dword ptr [esp + 8]; push dword ptr [esp + 4]; pop eax; pop ebx");
     EQ(out.eax, 0x77);
     EQ(out.ebx, 0xabcd);
-    OK("push -1; push 0x7f; pushw -2; push 0x12345678; pop eax; pop cx; pop dword ptr [esp]; pop edx");
+    OK("push -1; push 0x7f; pushw -2; push 0x12345678; pop eax; pop cx; pop dword ptr [esp]; pop "
+       "edx");
     EQ(out.eax, 0x12345678);
     EQ(out.ecx, 0xfffe);
     EQ(out.edx, 0x7f);
@@ -380,15 +386,18 @@ static void stack_forms(void)
 /* A register bit offset is a signed index into a bit string that starts at the operand. */
 static void bit_offsets(void)
 {
-    static const int32_t offsets[] = {0, 1, 7, 31, 32, 33, 1000, 16383, -1, -32, -33, -4096, -16384};
+    static const int32_t offsets[] = {0,     1,  7,   31,  32,    33,    1000,
+                                      16383, -1, -32, -33, -4096, -16384};
     for (size_t i = 0; i < COUNT(offsets); i++) {
-        uint32_t bit = (uint32_t)offsets[i] + 16384, *word = &target[bit / 32], mask = 1u << bit % 32;
+        uint32_t bit = (uint32_t)offsets[i] + 16384, *word = &target[bit / 32],
+                 mask = 1u << bit % 32;
         memset(target, 0, sizeof(target));
         IN(.eax = (uint32_t)offsets[i], .ebx = addr(target) + 2048, .cs = UCODE);
         OK("bts [ebx], eax; setc cl; bt [ebx], eax; setc ch");
         EQ(out.ecx, 0x100);
         EQ(*word, mask);
-        OK("lock btc [ebx], eax; setc cl; bt [ebx], eax; setc ch; lock btc [ebx], eax; lock btr [ebx], eax; setc dl");
+        OK("lock btc [ebx], eax; setc cl; bt [ebx], eax; setc ch; lock btc [ebx], eax; lock btr "
+           "[ebx], eax; setc dl");
         EQ(out.ecx, 1);
         EQ(out.edx, 1);
         EQ(*word, 0);
@@ -437,29 +446,34 @@ static void exchanges(void)
         EQ(out.eax, 0xabcd);
         EQ(*m, 0xabcd);
         IN(.eax = 0xffffffcd, .edx = 0x5500, .esi = addr(m), .cs = UCODE);
-        OK("cmpxchg [esi], dh; setz cl; cmpxchg [esi + 1], dx; setz ch; mov bl, 0x11; lock xadd [esi], bl");
+        OK("cmpxchg [esi], dh; setz cl; cmpxchg [esi + 1], dx; setz ch; mov bl, 0x11; lock xadd "
+           "[esi], bl");
         EQ(out.ecx, 1);
         EQ(out.ebx, 0x55);
         EQ(out.eax, 0xffff00ab);
         *m = 10;
         IN(.eax = 5, .ecx = 0xffffffff, .esi = addr(m), .cs = UCODE);
-        OK("lock add [esi], eax; lock inc dword ptr [esi]; lock dec word ptr [esi]; lock neg dword ptr [esi]; "
-           "lock not dword ptr [esi]; lock or byte ptr [esi + 1], 1; lock and dword ptr [esi], ecx; "
-           "lock xor [esi], eax; lock sub dword ptr [esi], 1; lock adc [esi], eax; lock sbb byte ptr [esi], 0; xchg [esi], eax");
+        OK("lock add [esi], eax; lock inc dword ptr [esi]; lock dec word ptr [esi]; lock neg dword "
+           "ptr [esi]; "
+           "lock not dword ptr [esi]; lock or byte ptr [esi + 1], 1; lock and dword ptr [esi], "
+           "ecx; "
+           "lock xor [esi], eax; lock sub dword ptr [esi], 1; lock adc [esi], eax; lock sbb byte "
+           "ptr [esi], 0; xchg [esi], eax");
         EQ(out.eax, ((14 | 0x100) ^ 5) - 1 + 5);
         EQ(*m, 5);
     }
     IN(.esi = addr(pair), .cs = UCODE);
-    UNLESS_QEMU(LOCK) {
+    UNLESS_QEMU(LOCK)
+    {
         FAULT(".byte 0xf0, 0x89, 0x06", UD, 0);       /* LOCK MOV */
         FAULT(".byte 0xf0, 0x0f, 0xa3, 0x06", UD, 0); /* LOCK BT */
     }
-    FAULT(".byte 0xf0, 0x01, 0xc0", UD, 0);             /* LOCK ADD to a register */
-    FAULT(".byte 0xf0, 0x3b, 0x06", UD, 0);             /* LOCK CMP */
-    FAULT(".byte 0xf0, 0x03, 0x06", UD, 0);             /* LOCK ADD from memory */
-    FAULT(".byte 0xf0, 0x90", UD, 0);                   /* LOCK NOP */
-    FAULT(".byte 0x0f, 0xc7, 0xc8", UD, 0);             /* CMPXCHG8B of a register */
-    FAULT(".byte 0x8d, 0xc0", UD, 0);                   /* LEA of a register */
+    FAULT(".byte 0xf0, 0x01, 0xc0", UD, 0); /* LOCK ADD to a register */
+    FAULT(".byte 0xf0, 0x3b, 0x06", UD, 0); /* LOCK CMP */
+    FAULT(".byte 0xf0, 0x03, 0x06", UD, 0); /* LOCK ADD from memory */
+    FAULT(".byte 0xf0, 0x90", UD, 0);       /* LOCK NOP */
+    FAULT(".byte 0x0f, 0xc7, 0xc8", UD, 0); /* CMPXCHG8B of a register */
+    FAULT(".byte 0x8d, 0xc0", UD, 0);       /* LEA of a register */
 }
 
 /* Page-crossing and unaligned operands of all sizes, chained in a loop. */
@@ -470,8 +484,10 @@ static void unaligned(void)
         for (int i = 0; i < 16; i++)
             p[i] = (uint8_t)(0x10 + i);
         IN(.esi = addr(p), .ecx = 100, .cs = UCODE);
-        OK("1: mov eax, [esi]; mov dx, [esi + 1]; add dword ptr [esi + 3], 0x01010101; push dword ptr [esi + 1]; pop ebx; "
-           "sub dword ptr [esi + 3], 0x01010101; movzx edi, word ptr [esi + 2]; rol dword ptr [esi + 5], 8; dec ecx; jnz 1b; "
+        OK("1: mov eax, [esi]; mov dx, [esi + 1]; add dword ptr [esi + 3], 0x01010101; push dword "
+           "ptr [esi + 1]; pop ebx; "
+           "sub dword ptr [esi + 3], 0x01010101; movzx edi, word ptr [esi + 2]; rol dword ptr [esi "
+           "+ 5], 8; dec ecx; jnz 1b; "
            "mov ebp, [esi + 5]");
         EQ(out.eax, 0x13121110);
         EQ(out.edx, 0x1211);

@@ -1,9 +1,10 @@
 /* exceptions.c - every exception vector: when it comes, with which error code, EIP, CR2 and EFLAGS.
  *
- * SDM 3A chapter 6: 6.5 (faults and traps), 6.12.1 (gates, flags), 6.13 (error codes), 6.14/6.15 (each
- * exception), table 6-2 (priorities), table 6-5 (double faults); 17.3.1.1 (RF); SDM 1 8.7, 11.5 (x87 and
- * SIMD floating-point exceptions); SDM 2 for the instructions. #PF's many forms are in paging.c, #TS
- * and what needs a task gate in segments.c, single steps in interrupts.c. */
+ * SDM 3A chapter 6: 6.5 (faults and traps), 6.12.1 (gates, flags), 6.13 (error codes), 6.14/6.15
+ * (each exception), table 6-2 (priorities), table 6-5 (double faults); 17.3.1.1 (RF); SDM
+ * 1 8.7, 11.5 (x87 and SIMD floating-point exceptions); SDM 2 for the instructions. #PF's many
+ * forms are in paging.c, #TS and what needs a task gate in segments.c, single steps in
+ * interrupts.c. */
 #include "guest.h"
 
 const char guest_name[] = "exceptions";
@@ -12,7 +13,8 @@ static uint32_t memory[64] USER __attribute__((aligned(64)));
 
 static void divide(void)
 {
-    IN(.eax = 1, .edx = 0, .ecx = 0, .esi = addr(memory), .cs = rep & 1 ? UCODE : 0u, .eflags = CF | ZF | OFL);
+    IN(.eax = 1, .edx = 0, .ecx = 0, .esi = addr(memory), .cs = rep & 1 ? UCODE : 0u,
+       .eflags = CF | ZF | OFL);
     memory[0] = 0;
     FAULT("div ecx", DE, 0);
     FAULT("idiv ecx", DE, 0);
@@ -67,7 +69,8 @@ static void software_traps(void)
         gate_restore(0x0d);
         gate_restore(0x50);
     }
-    /* A gate's DPL is checked for INT n, INT3 and INTO, not for faults; the error code names the gate. */
+    /* A gate's DPL is checked for INT n, INT3 and INTO, not for faults; the error code names the
+     * gate. */
     IN(.cs = UCODE, .eflags = OFL);
     FAULT("int 0x50", GP, 0x50 * 8 + 2);
     FAULT("int 14", GP, 14 * 8 + 2);
@@ -89,7 +92,8 @@ static void bound(void)
     static const struct {
         int32_t index;
         bool fails;
-    } cases[] = {{-10, false}, {20, false}, {0, false}, {-11, true}, {21, true}, {-2147483647, true}, {0x7fffffff, true}};
+    } cases[] = {{-10, false}, {20, false},         {0, false},        {-11, true},
+                 {21, true},   {-2147483647, true}, {0x7fffffff, true}};
     for (size_t i = 0; i < COUNT(cases); i++) {
         in.eax = (uint32_t)cases[i].index;
         if (cases[i].fails)
@@ -109,28 +113,29 @@ static void undefined(void)
 {
     IN(.cs = rep & 1 ? UCODE : 0u, .esi = addr(memory), .ebx = 7, .eflags = SF | ZF);
     FAULT("ud2", UD, 0);
-    FAULT(".byte 0x0f, 0xb9, 0xc0", UD, 0);       /* UD1 */
-    FAULT(".byte 0x0f, 0xff, 0xc0", UD, 0);       /* UD0 */
-    FAULT(".byte 0x8e, 0xc8", UD, 0);             /* MOV CS */
-    FAULT(".byte 0x8e, 0xf0", UD, 0);             /* MOV to segment register 6 */
-    FAULT(".byte 0x8c, 0xf8", UD, 0);             /* MOV from segment register 7 */
-    FAULT(".byte 0xc5, 0xf8, 0x77", UD, 0);       /* VZEROUPPER without CR4.OSXSAVE */
-    FAULT(".byte 0xff, 0xf8", UD, 0);             /* group 5 /7 */
-    FAULT(".byte 0xfe, 0xd0", UD, 0);             /* group 4 /2 */
-    FAULT(".byte 0xff, 0xd8", UD, 0);             /* CALL FAR register */
-    FAULT(".byte 0xff, 0xe8", UD, 0);             /* JMP FAR register */
-    UNLESS_QEMU(OPCODES) {
-        FAULT(".byte 0x8f, 0xc8", UD, 0);         /* group 1A /1 */
-        FAULT(".byte 0xc6, 0xc8, 0x00", UD, 0);   /* group 11 /1 */
+    FAULT(".byte 0x0f, 0xb9, 0xc0", UD, 0); /* UD1 */
+    FAULT(".byte 0x0f, 0xff, 0xc0", UD, 0); /* UD0 */
+    FAULT(".byte 0x8e, 0xc8", UD, 0);       /* MOV CS */
+    FAULT(".byte 0x8e, 0xf0", UD, 0);       /* MOV to segment register 6 */
+    FAULT(".byte 0x8c, 0xf8", UD, 0);       /* MOV from segment register 7 */
+    FAULT(".byte 0xc5, 0xf8, 0x77", UD, 0); /* VZEROUPPER without CR4.OSXSAVE */
+    FAULT(".byte 0xff, 0xf8", UD, 0);       /* group 5 /7 */
+    FAULT(".byte 0xfe, 0xd0", UD, 0);       /* group 4 /2 */
+    FAULT(".byte 0xff, 0xd8", UD, 0);       /* CALL FAR register */
+    FAULT(".byte 0xff, 0xe8", UD, 0);       /* JMP FAR register */
+    UNLESS_QEMU(OPCODES)
+    {
+        FAULT(".byte 0x8f, 0xc8", UD, 0);       /* group 1A /1 */
+        FAULT(".byte 0xc6, 0xc8, 0x00", UD, 0); /* group 11 /1 */
     }
-    FAULT(".byte 0x0f, 0xb2, 0xc0", UD, 0);       /* LSS register */
+    FAULT(".byte 0x0f, 0xb2, 0xc0", UD, 0); /* LSS register */
     FAULT(".byte 0x0f, 0x0a", UD, 0);
     FAULT(".byte 0x0f, 0x04", UD, 0);
-    FAULT(".byte 0x0f, 0x24, 0xc0", UD, 0);       /* MOV from TR0 */
-    FAULT(".byte 0x0f, 0xba, 0xc0, 1", UD, 0);    /* group 8 /0 */
-    FAULT(".byte 0x0f, 0x01, 0xf8", UD, 0);       /* SWAPGS exists in 64-bit mode only */
-    FAULT(".byte 0x0f, 0x05", UD, 0);             /* SYSCALL without EFER.SCE */
-    FAULT(".byte 0x0f, 0xae, 0xe0", UD, 0);       /* group 15 /4, register form */
+    FAULT(".byte 0x0f, 0x24, 0xc0", UD, 0);    /* MOV from TR0 */
+    FAULT(".byte 0x0f, 0xba, 0xc0, 1", UD, 0); /* group 8 /0 */
+    FAULT(".byte 0x0f, 0x01, 0xf8", UD, 0);    /* SWAPGS exists in 64-bit mode only */
+    FAULT(".byte 0x0f, 0x05", UD, 0);          /* SYSCALL without EFER.SCE */
+    FAULT(".byte 0x0f, 0xae, 0xe0", UD, 0);    /* group 15 /4, register form */
     FAULT("mov ecx, 5; cmp ecx, 5;" AT "ud2", UD, 0);
     EQ(out.ecx, 5);
     EQ(out.eflags & ARITH, ZF | PFL);
@@ -189,7 +194,8 @@ static void math_fault(void)
     EQ(out.ebx, 0x56);
     FAULT("fninit; fldcw [esi]; fldz; fld1; fdivrp;" AT "fld1", MF, 0);
     FAULT("fninit; fldcw [esi]; fldz; fld1; fdivrp;" AT "fld dword ptr ds:[0xf0000000]", MF, 0);
-    FAULT("fninit; fldcw [esi]; fldz; fld1; fdivrp; fnstsw ax; fnstcw [esi + 8];" AT "fstp st(0)", MF, 0);
+    FAULT("fninit; fldcw [esi]; fldz; fld1; fdivrp; fnstsw ax; fnstcw [esi + 8];" AT "fstp st(0)",
+          MF, 0);
     EQ(out.eax & 0x84, 0x84);
     FAULT("fninit; fldcw [esi + 4]; fld1; fchs; fsqrt;" AT "emms", MF, 0);
     OK("fninit; fldcw [esi]; fldz; fld1; fdivrp; fnclex; fwait; fnstsw ax; fninit");
@@ -217,14 +223,17 @@ static void simd_fault(void)
     memory[3] = 0x1f80;
     memory[4] = memory[0];
     IN(.esi = addr(memory), .cs = rep & 1 ? UCODE : 0u);
-    UNLESS_QEMU(SIMD) {
-        FAULT("ldmxcsr [esi + 8]; movss xmm0, [esi]; movss xmm1, [esi + 4];" AT "divss xmm0, xmm1", XM, 0);
+    UNLESS_QEMU(SIMD)
+    {
+        FAULT("ldmxcsr [esi + 8]; movss xmm0, [esi]; movss xmm1, [esi + 4];" AT "divss xmm0, xmm1",
+              XM, 0);
         OK("stmxcsr [esi + 16]; movss [esi + 20], xmm0; ldmxcsr [esi + 12]");
         EQ(memory[4] & 0x3f, 4);
         EQ(memory[5], memory[0]); /* the destination keeps its value */
         FAULT("ldmxcsr [esi + 8]; movss xmm0, [esi];" AT "divss xmm0, dword ptr [esi + 4]", XM, 0);
     }
-    OK("ldmxcsr [esi + 12]; movss xmm0, [esi]; divss xmm0, dword ptr [esi + 4]; movss [esi + 20], xmm0");
+    OK("ldmxcsr [esi + 12]; movss xmm0, [esi]; divss xmm0, dword ptr [esi + 4]; movss [esi + 20], "
+       "xmm0");
     EQ(memory[5], 0x7f800000);
     memory[6] = 0x10000; /* a reserved bit of MXCSR */
     UNLESS_QEMU(SIMD) FAULT("ldmxcsr [esi + 24]", GP, 0);
@@ -233,7 +242,8 @@ static void simd_fault(void)
     UNLESS_QEMU(SIMD) FAULT("addps xmm0, [esi + 1]", GP, 0);
     OK("movups xmm0, [esi + 4]; movss xmm1, [esi + 1]");
     write_cr4(CR4_OSFXSR);
-    UNLESS_QEMU(SIMD) FAULT("ldmxcsr [esi + 8]; movss xmm0, [esi];" AT "divss xmm0, dword ptr [esi + 4]", UD, 0);
+    UNLESS_QEMU(SIMD)
+    FAULT("ldmxcsr [esi + 8]; movss xmm0, [esi];" AT "divss xmm0, dword ptr [esi + 4]", UD, 0);
     OK("ldmxcsr [esi + 12]");
     write_cr4(0);
     write_cr0(cr0);
@@ -241,10 +251,12 @@ static void simd_fault(void)
 
 static void alignment(void)
 {
-    UNLESS_QEMU(AC) {
+    UNLESS_QEMU(AC)
+    {
         uint32_t cr0 = read_cr0();
         write_cr0((cr0 & ~(CR0_EM | CR0_TS)) | CR0_AM);
-        IN(.esi = addr(memory) + 1, .edi = addr(memory) + 18, .cs = UCODE, .eflags = ACF | CF, .esp = addr(user_stack_top) - 64);
+        IN(.esi = addr(memory) + 1, .edi = addr(memory) + 18, .cs = UCODE, .eflags = ACF | CF,
+           .esp = addr(user_stack_top) - 64);
         FAULT("mov eax, [esi]", AC, 0);
         FAULT("mov [esi], eax", AC, 0);
         FAULT("mov ax, [esi]", AC, 0);
@@ -269,7 +281,9 @@ static void alignment(void)
         write_cr0(read_cr0() & ~CR0_AM);
         OK("mov eax, [esi]"); /* AM clear */
         write_cr0(read_cr0() | CR0_AM);
-        FAULT("pushfd; pop eax; and eax, 0xfffbffff; push eax; popfd; mov ebx, [esi]; or eax, 0x40000; push eax; popfd;" AT "mov ebx, [esi]", AC, 0);
+        FAULT("pushfd; pop eax; and eax, 0xfffbffff; push eax; popfd; mov ebx, [esi]; or eax, "
+              "0x40000; push eax; popfd;" AT "mov ebx, [esi]",
+              AC, 0);
         write_cr0(cr0);
     }
 }
@@ -289,7 +303,8 @@ __asm__(".text\n"
 
 static void flags_on_entry(void)
 {
-    static const uint32_t given[] = {0, IF, IF | CF | DFL, NT, NT | IOPL3 | SF, ACF | ID | IF, ARITH | DFL};
+    static const uint32_t given[] = {
+        0, IF, IF | CF | DFL, NT, NT | IOPL3 | SF, ACF | ID | IF, ARITH | DFL};
     for (size_t i = 0; i < COUNT(given); i++)
         for (uint32_t n = 0; n < 4; n++) {
             bool trap_gate = n & 1;
@@ -310,7 +325,8 @@ static void flags_on_entry(void)
 static void resume_flag(void)
 {
     IN(.eflags = CF, .cs = rep & 1 ? UCODE : 0u, .ebx = 0);
-    UNLESS_QEMU(RF) {
+    UNLESS_QEMU(RF)
+    {
         RUN("ud2");
         EQ(out.eflags, CF | RF | 2);
         RUN("div ebx");
@@ -395,7 +411,8 @@ static void double_page_faults(void)
     pd_map(pd, TABLE, addr(low), P | W);
     pd_map(pd, TABLE + 4096, addr(high), P | W);
     paging_on(pd, 0);
-    struct dtable other = {sizeof(idt) - 1, TABLE + 4096 - 0x20 * 8}, full = {sizeof(idt) - 1, addr(idt)};
+    struct dtable other = {sizeof(idt) - 1, TABLE + 4096 - 0x20 * 8},
+                  full = {sizeof(idt) - 1, addr(idt)};
     __asm__ volatile("lidt %0" : : "m"(other));
     IN(.esi = 0xe0000000, .cs = rep & 1 ? UCODE : 0u, .ebx = rep & 1 ? 4 : 0);
     FAULT("mov eax, [esi]", PF, in.ebx);
@@ -439,16 +456,16 @@ static void priorities(void)
     enum { ABSENT = 0x50000000 };
     paging_on(pd, 0);
     IN(.esi = ABSENT, .ebx = 0, .edx = 0, .cs = UCODE, .eax = 1);
-    FAULT("div dword ptr [esi]", PF, 4);                 /* the operand comes before the division */
+    FAULT("div dword ptr [esi]", PF, 4); /* the operand comes before the division */
     FAULT("bound eax, [esi]", PF, 4);
     UNLESS_QEMU(UD_LATE) FAULT(".byte 0xf0, 0x03, 0x06", UD, 0); /* LOCK: before the access */
-    UNLESS_QEMU(UD_LATE) FAULT(".byte 0x8e, 0x0e", UD, 0); /* MOV CS, [absent] */
-    FAULT("lgdt [esi]", GP, 0);                          /* privilege before the access */
+    UNLESS_QEMU(UD_LATE) FAULT(".byte 0x8e, 0x0e", UD, 0);       /* MOV CS, [absent] */
+    FAULT("lgdt [esi]", GP, 0);                                  /* privilege before the access */
     FAULT("invlpg [esi]", GP, 0);
     FAULT("mov ds, [esi]", PF, 4);
     FAULT("in al, dx", GP, 0);
     in.edx = 0x60, in.edi = ABSENT;
-    FAULT("insb", GP, 0);                                /* permission before the access */
+    FAULT("insb", GP, 0); /* permission before the access */
     FAULT("outsb", GP, 0);
     FAULT("push dword ptr [esi]", PF, 4);
     in.esp = ABSENT;
@@ -456,14 +473,15 @@ static void priorities(void)
     EQ(out.cr2, ABSENT - 4);
     FAULT("pop eax", PF, 4);
     FAULT("ret", PF, 4);
-    FAULT("call esi", PF, 6);                            /* the push comes before the fetch */
+    FAULT("call esi", PF, 6); /* the push comes before the fetch */
     in.esp = 0;
     /* Segment: type and privilege before presence. */
-    gdt_set(FREE, 0, 0xfffff, 0xc19);                    /* execute-only code, not present, DPL 0 */
-    gdt_set(FREE + 8, 0, 0xfffff, 0xc13);                /* data, not present, DPL 0 */
-    gdt_set(FREE + 16, 0, 0xfffff, 0xc73);               /* data, not present, DPL 3 */
-    gdt_set(FREE + 24, 0, 0xfffff, 0xcf1);               /* data, read-only, DPL 3 */
-    IN(.cs = UCODE, .eax = FREE | 3, .ebx = (FREE + 8) | 3, .ecx = (FREE + 16) | 3, .edx = (FREE + 24) | 3);
+    gdt_set(FREE, 0, 0xfffff, 0xc19);      /* execute-only code, not present, DPL 0 */
+    gdt_set(FREE + 8, 0, 0xfffff, 0xc13);  /* data, not present, DPL 0 */
+    gdt_set(FREE + 16, 0, 0xfffff, 0xc73); /* data, not present, DPL 3 */
+    gdt_set(FREE + 24, 0, 0xfffff, 0xcf1); /* data, read-only, DPL 3 */
+    IN(.cs = UCODE, .eax = FREE | 3, .ebx = (FREE + 8) | 3, .ecx = (FREE + 16) | 3,
+       .edx = (FREE + 24) | 3);
     FAULT("mov ds, eax", GP, FREE);
     FAULT("mov ds, ebx", GP, FREE + 8);
     FAULT("mov ds, ecx", NP, FREE + 16);
@@ -472,12 +490,12 @@ static void priorities(void)
     FAULT("mov ss, ecx", SS, FREE + 16);
     FAULT("mov ss, edx", GP, FREE + 24);
     in.ecx &= ~3u;
-    FAULT("mov ss, ecx", GP, FREE + 16);                 /* RPL 0 at CPL 3 */
+    FAULT("mov ss, ecx", GP, FREE + 16); /* RPL 0 at CPL 3 */
     /* Read-only and limit before paging. */
     in.ds = (FREE + 24) | 3;
     UNLESS_QEMU(LIMITS) FAULT("mov dword ptr ds:[0x50000000], eax", GP, 0);
     FAULT("mov eax, ds:[0x50000000]", PF, 4);
-    gdt_set(FREE, 0, 0x4000, 0xcf3);                     /* data up to 04000FFFh pages */
+    gdt_set(FREE, 0, 0x4000, 0xcf3); /* data up to 04000FFFh pages */
     in.ds = FREE | 3;
     UNLESS_QEMU(LIMITS) FAULT("mov eax, ds:[0x50000000]", GP, 0);
     /* #NM and #MF before the memory operand, #UD before #NM. */

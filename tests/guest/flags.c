@@ -1,17 +1,18 @@
 /* flags.c - arithmetic flags are a CPU's: after every instruction class, and across every kind of
  * branch, however far from the instruction that set them they are used.
  *
- * SDM 1 3.4.3 (EFLAGS), SDM 2: Jcc, SETcc, CMOVcc, LOOPcc, JECXZ, LAHF, SAHF, PUSHF, POPF, DAA, DAS,
- * AAA, AAS, AAM, AAD, and the "Flags Affected" of each instruction used; appendix B.1.4 (conditions).
- * Flags that the manual calls undefined are masked. Operand size 16 of branches: SDM 2 JMP, CALL,
- * RET ("the EIP register is truncated to 16 bits"). */
+ * SDM 1 3.4.3 (EFLAGS), SDM 2: Jcc, SETcc, CMOVcc, LOOPcc, JECXZ, LAHF, SAHF, PUSHF, POPF, DAA,
+ * DAS, AAA, AAS, AAM, AAD, and the "Flags Affected" of each instruction used; appendix B.1.4
+ * (conditions). Flags that the manual calls undefined are masked. Operand size 16 of branches: SDM
+ * 2 JMP, CALL, RET ("the EIP register is truncated to 16 bits"). */
 #include "guest.h"
 
 const char guest_name[] = "flags";
 
-static const uint32_t values[] = {0,          1,          0xf,        0x10,       0x7f,      0x80,
-                                  0xff,       0x7fff,     0x8000,     0xffff,     0x7fffffff, 0x80000000,
-                                  0x80000001, 0xfffffffe, 0xffffffff, 0x12345678, 0x87654321};
+static const uint32_t values[] = {0,          1,          0xf,        0x10,       0x7f,
+                                  0x80,       0xff,       0x7fff,     0x8000,     0xffff,
+                                  0x7fffffff, 0x80000000, 0x80000001, 0xfffffffe, 0xffffffff,
+                                  0x12345678, 0x87654321};
 
 /* Combination n of 64 of the six arithmetic flags. */
 static uint32_t flag_set(uint32_t n)
@@ -32,19 +33,19 @@ static uint32_t condition(uint32_t cc, uint32_t f)
 }
 
 /* SETcc, CMOVcc (register, memory), Jcc near and short, all on the same flags. */
-#define CC(cc)                                                                                     \
-    "mov eax, 0; mov ecx, 0; mov edx, 0; mov ebx, 0; mov edi, 0;"                                  \
-    "set" cc " al; cmov" cc " ecx, esi; cmov" cc " edi, dword ptr [one];"                          \
+#define CC(cc)                                                            \
+    "mov eax, 0; mov ecx, 0; mov edx, 0; mov ebx, 0; mov edi, 0;"         \
+    "set" cc " al; cmov" cc " ecx, esi; cmov" cc " edi, dword ptr [one];" \
     "j" cc " 1f; jmp 2f; 1: mov edx, 1; 2: j" cc " 3f; jmp 4f; .skip 130, 0x90; 3: mov ebx, 1; 4:"
 
 static volatile uint32_t one = 1;
 
 static void conditions(void)
 {
-    const struct snip *code[] = {
-        CODE(CC("o")), CODE(CC("no")), CODE(CC("b")), CODE(CC("ae")), CODE(CC("e")), CODE(CC("ne")),
-        CODE(CC("be")), CODE(CC("a")), CODE(CC("s")), CODE(CC("ns")), CODE(CC("p")), CODE(CC("np")),
-        CODE(CC("l")), CODE(CC("ge")), CODE(CC("le")), CODE(CC("g"))};
+    const struct snip *code[] = {CODE(CC("o")), CODE(CC("no")), CODE(CC("b")),  CODE(CC("ae")),
+                                 CODE(CC("e")), CODE(CC("ne")), CODE(CC("be")), CODE(CC("a")),
+                                 CODE(CC("s")), CODE(CC("ns")), CODE(CC("p")),  CODE(CC("np")),
+                                 CODE(CC("l")), CODE(CC("ge")), CODE(CC("le")), CODE(CC("g"))};
     for (uint32_t cc = 0; cc < 16; cc++)
         for (uint32_t n = 0; n < 64; n++) {
             IN(.eflags = flag_set(n), .esi = 1);
@@ -55,7 +56,8 @@ static void conditions(void)
         }
 }
 
-/* Every branch keeps the flags that were there before it. ecx is 5, ebx holds 0 for [ebx + table]. */
+/* Every branch keeps the flags that were there before it. ecx is 5, ebx holds 0 for [ebx + table].
+ */
 static void kept_by_branches(void)
 {
     const struct snip *code[] = {
@@ -81,14 +83,16 @@ static void kept_by_branches(void)
         CODE("push 8; push offset 1f; .byte 0xff, 0x2c, 0x24; ud2; 1:"), /* JMP FAR [ESP] */
         CODE("pushfd; push cs; push offset 1f; iretd; ud2; 1:"),
         CODE("pushfd; popfd; pushfw; popfw; lahf; sahf"),
-        CODE("nop; xchg eax, edx; mov ebx, ds; push ebx; pop es; not eax; bswap ecx; movzx eax, cl"),
-        CODE("mov ebp, esp; enter 8, 0; leave; pusha; popa; lea eax, [eax + ecx * 4]; cwde; cdq; xlat")};
+        CODE(
+            "nop; xchg eax, edx; mov ebx, ds; push ebx; pop es; not eax; bswap ecx; movzx eax, cl"),
+        CODE("mov ebp, esp; enter 8, 0; leave; pusha; popa; lea eax, [eax + ecx * 4]; cwde; cdq; "
+             "xlat")};
     for (size_t i = 0; i < COUNT(code); i++)
         for (uint32_t n = 0; n < 64; n++) {
             IN(.eflags = flag_set(n), .ecx = 5, .ebx = addr(&one));
             go(code[i]);
-            check(out.vector, DONE, "branch", __FILE__, (int)i);
-            check(out.eflags, flag_set(n) | 2, "flags after branch", __FILE__, (int)i);
+            CHECK(out.vector, DONE, "branch", i);
+            CHECK(out.eflags, flag_set(n) | 2, "flags after branch", i);
         }
 }
 
@@ -114,10 +118,10 @@ static void used_after_branches(void)
                 uint32_t sum = values[a] + values[b], carry = sum < values[a];
                 IN(.eax = values[a], .edx = values[b], .ebx = 0xffffffff);
                 go(code[i]);
-                check(out.eax, sum, "sum", __FILE__, (int)i);
-                check(out.ebx, carry - 1, "carry into adc", __FILE__, (int)i);
+                CHECK(out.eax, sum, "sum", i);
+                CHECK(out.ebx, carry - 1, "carry into adc", i);
                 /* After ADC of 0 to FFFFFFFFh: carry out when the carry came in, else not zero. */
-                check(out.ecx & 0xffff, carry ? 1 : 0x100, "flags of adc", __FILE__, (int)i);
+                CHECK(out.ecx & 0xffff, carry ? 1 : 0x100, "flags of adc", i);
             }
 }
 
@@ -147,31 +151,31 @@ static uint32_t flags_sub(uint32_t a, uint32_t b, uint32_t c, uint32_t width)
 }
 
 /* Runs one instruction on eax, edx and flags without a trap each time: for exhaustive loops. */
-#define DIRECT(text, ax, dx, fl)                                                                   \
-    __asm__ volatile("pushl %2; popfl; .intel_syntax noprefix; " text                              \
-                     "; .att_syntax prefix; pushfl; popl %2"                                       \
+#define DIRECT(text, ax, dx, fl)                                      \
+    __asm__ volatile("pushl %2; popfl; .intel_syntax noprefix; " text \
+                     "; .att_syntax prefix; pushfl; popl %2"          \
                      : "+a"(ax), "+d"(dx), "+r"(fl))
 
-#define ALU(op, width, a_reg, d_reg, want_flags, want, mask)                                       \
-    do {                                                                                           \
-        uint32_t ax = a, dx = b, fl = c;                                                           \
-        DIRECT(op " " a_reg ", " d_reg, ax, dx, fl);                                               \
-        check(fl & (mask), (want_flags) & (mask), op "/" #width " flags", __FILE__, __LINE__);     \
-        check(ax, (a & ~keep) | ((want) & keep), op "/" #width, __FILE__, __LINE__);               \
+#define ALU(op, width, a_reg, d_reg, want_flags, want, mask)                                  \
+    do {                                                                                      \
+        uint32_t ax = a, dx = b, fl = c;                                                      \
+        DIRECT(op " " a_reg ", " d_reg, ax, dx, fl);                                          \
+        check(fl &(mask), (want_flags) & (mask), op "/" #width " flags", __FILE__, __LINE__); \
+        check(ax, (a & ~keep) | ((want)&keep), op "/" #width, __FILE__, __LINE__);            \
     } while (0)
 
-#define ALU_ALL(width, a_reg, d_reg)                                                               \
-    do {                                                                                           \
-        uint32_t keep = width == 32 ? 0xffffffff : (1u << (width & 31)) - 1;                       \
-        ALU("add", width, a_reg, d_reg, flags_add(a, b, 0, width), a + b, ARITH);                  \
-        ALU("adc", width, a_reg, d_reg, flags_add(a, b, c, width), a + b + c, ARITH);              \
-        ALU("sub", width, a_reg, d_reg, flags_sub(a, b, 0, width), a - b, ARITH);                  \
-        ALU("sbb", width, a_reg, d_reg, flags_sub(a, b, c, width), a - b - c, ARITH);              \
-        ALU("cmp", width, a_reg, d_reg, flags_sub(a, b, 0, width), a, ARITH);                      \
-        ALU("and", width, a_reg, d_reg, flags_result(a & b, width), a & b, ARITH & ~AF);           \
-        ALU("or", width, a_reg, d_reg, flags_result(a | b, width), a | b, ARITH & ~AF);            \
-        ALU("xor", width, a_reg, d_reg, flags_result(a ^ b, width), a ^ b, ARITH & ~AF);           \
-        ALU("test", width, a_reg, d_reg, flags_result(a & b, width), a, ARITH & ~AF);              \
+#define ALU_ALL(width, a_reg, d_reg)                                                     \
+    do {                                                                                 \
+        uint32_t keep = width == 32 ? 0xffffffff : (1u << (width & 31)) - 1;             \
+        ALU("add", width, a_reg, d_reg, flags_add(a, b, 0, width), a + b, ARITH);        \
+        ALU("adc", width, a_reg, d_reg, flags_add(a, b, c, width), a + b + c, ARITH);    \
+        ALU("sub", width, a_reg, d_reg, flags_sub(a, b, 0, width), a - b, ARITH);        \
+        ALU("sbb", width, a_reg, d_reg, flags_sub(a, b, c, width), a - b - c, ARITH);    \
+        ALU("cmp", width, a_reg, d_reg, flags_sub(a, b, 0, width), a, ARITH);            \
+        ALU("and", width, a_reg, d_reg, flags_result(a &b, width), a &b, ARITH & ~AF);   \
+        ALU("or", width, a_reg, d_reg, flags_result(a | b, width), a | b, ARITH & ~AF);  \
+        ALU("xor", width, a_reg, d_reg, flags_result(a ^ b, width), a ^ b, ARITH & ~AF); \
+        ALU("test", width, a_reg, d_reg, flags_result(a &b, width), a, ARITH & ~AF);     \
     } while (0)
 
 static void arithmetic(void)
@@ -212,7 +216,8 @@ static void one_operand(void)
             r = a, fl = c;
             DIRECT("shl eax, 1", r, dx, fl);
             EQ(r, a << 1);
-            EQ(fl & (ARITH & ~AF), flags_result(a << 1, 32) | a >> 31 | ((a >> 31 ^ (a >> 30 & 1)) ? OFL : 0u));
+            EQ(fl & (ARITH & ~AF),
+               flags_result(a << 1, 32) | a >> 31 | ((a >> 31 ^ (a >> 30 & 1)) ? OFL : 0u));
             r = a, fl = c;
             DIRECT("sar eax, 1", r, dx, fl);
             EQ(fl & (ARITH & ~AF), flags_result((uint32_t)((int32_t)a >> 1), 32) | (a & 1));
@@ -225,7 +230,9 @@ static void one_operand(void)
             EQ(r, a >> 1 | c << 31);
             EQ(fl & (CF | PFL), (a & 1) | PFL);
             r = a, fl = c | OFL | SF | AF;
-            DIRECT("xchg ecx, edx; mov ecx, 32; shl eax, cl; rol eax, cl; rcr eax, cl; shld eax, edx, cl; xchg ecx, edx", r, dx, fl);
+            DIRECT("xchg ecx, edx; mov ecx, 32; shl eax, cl; rol eax, cl; rcr eax, cl; shld eax, "
+                   "edx, cl; xchg ecx, edx",
+                   r, dx, fl);
             EQ(r, a); /* a masked count of 0 changes nothing */
             EQ(fl & ARITH, c | OFL | SF | AF);
             r = a, dx = 0xabcdef01, fl = c;
@@ -275,7 +282,8 @@ static void decimal(void)
         DIRECT("das", r, dx, fl);
         want = (al - (low ? 6u : 0u) - (high ? 0x60u : 0u)) & 0xff;
         EQ(r, want | 0x5500);
-        EQ(fl & (ARITH & ~OFL), flags_result(want, 8) | (high || (low && al < 6) ? CF : 0) | (low ? AF : 0));
+        EQ(fl & (ARITH & ~OFL),
+           flags_result(want, 8) | (high || (low && al < 6) ? CF : 0) | (low ? AF : 0));
         r = al | 0xff00, fl = c | af;
         DIRECT("aaa", r, dx, fl);
         want = low ? ((al | 0xff00) + 0x106) & 0xff0f : al % 16 | 0xff00;
@@ -348,13 +356,15 @@ static void loops(void)
     EQ(out.eax, 31);
     EQ(out.ebx, 0x0100);
     IN(.ecx = 0);
-    OK("jecxz 1f; mov eax, 1; 1: dec ecx; jecxz 2f; mov ebx, 1; 2: mov ecx, 0x10000; .byte 0x67; jecxz 3f; mov edx, 1; 3:");
+    OK("jecxz 1f; mov eax, 1; 1: dec ecx; jecxz 2f; mov ebx, 1; 2: mov ecx, 0x10000; .byte 0x67; "
+       "jecxz 3f; mov edx, 1; 3:");
     EQ(out.eax, 0);
     EQ(out.ebx, 1);
     EQ(out.edx, 0);
 }
 
-/* Branches with operand size 16, run from a copy below 64 KiB: EIP is truncated, the stack is words. */
+/* Branches with operand size 16, run from a copy below 64 KiB: EIP is truncated, the stack is
+ * words. */
 static void branches_16(void)
 {
     static const struct {
@@ -362,30 +372,31 @@ static void branches_16(void)
         uint32_t want_eax, want_esp;
     } cases[] = {
         /* mov al, 1 at +20h is the target; the fall-through ends with eax = 0. */
-        {{0x66, 0xeb, 0x1d, 0xcd, 0xff}, 1, 0},                               /* JMP rel8 */
-        {{0x66, 0xe9, 0x1c, 0x00, 0xcd, 0xff}, 1, 0},                         /* JMP rel16 */
-        {{0x66, 0x0f, 0x84, 0x1b, 0x00, 0xcd, 0xff}, 1, 0},                   /* JE rel16 */
-        {{0x66, 0x0f, 0x85, 0x1b, 0x00, 0xcd, 0xff}, 0, 0},                   /* JNE rel16 */
-        {{0x66, 0x74, 0x1d, 0xcd, 0xff}, 1, 0},                               /* JE rel8 */
-        {{0x66, 0xe8, 0x1c, 0x00, 0xcd, 0xff}, 1, -2u},                       /* CALL rel16 */
-        {{0x66, 0xff, 0xe6, 0xcd, 0xff}, 1, 0},                               /* JMP SI */
-        {{0x66, 0xff, 0xd6, 0xcd, 0xff}, 1, -2u},                             /* CALL SI */
-        {{0x66, 0x56, 0x66, 0xc3, 0xcd, 0xff}, 1, 0},                         /* PUSH SI, RET */
-        {{0x66, 0x56, 0x66, 0x56, 0x66, 0xc2, 2, 0, 0xcd, 0xff}, 1, 0},       /* RET 2 */
-        {{0x56, 0x66, 0xff, 0x24, 0x24, 0xcd, 0xff}, 1, -4u},                 /* JMP word [ESP] */
-        {{0x66, 0xe2, 0x1d, 0xcd, 0xff}, 1, 0},                               /* LOOP */
+        {{0x66, 0xeb, 0x1d, 0xcd, 0xff}, 1, 0},                         /* JMP rel8 */
+        {{0x66, 0xe9, 0x1c, 0x00, 0xcd, 0xff}, 1, 0},                   /* JMP rel16 */
+        {{0x66, 0x0f, 0x84, 0x1b, 0x00, 0xcd, 0xff}, 1, 0},             /* JE rel16 */
+        {{0x66, 0x0f, 0x85, 0x1b, 0x00, 0xcd, 0xff}, 0, 0},             /* JNE rel16 */
+        {{0x66, 0x74, 0x1d, 0xcd, 0xff}, 1, 0},                         /* JE rel8 */
+        {{0x66, 0xe8, 0x1c, 0x00, 0xcd, 0xff}, 1, -2u},                 /* CALL rel16 */
+        {{0x66, 0xff, 0xe6, 0xcd, 0xff}, 1, 0},                         /* JMP SI */
+        {{0x66, 0xff, 0xd6, 0xcd, 0xff}, 1, -2u},                       /* CALL SI */
+        {{0x66, 0x56, 0x66, 0xc3, 0xcd, 0xff}, 1, 0},                   /* PUSH SI, RET */
+        {{0x66, 0x56, 0x66, 0x56, 0x66, 0xc2, 2, 0, 0xcd, 0xff}, 1, 0}, /* RET 2 */
+        {{0x56, 0x66, 0xff, 0x24, 0x24, 0xcd, 0xff}, 1, -4u},           /* JMP word [ESP] */
+        {{0x66, 0xe2, 0x1d, 0xcd, 0xff}, 1, 0},                         /* LOOP */
     };
     uint8_t *low = (uint8_t *)0x5000;
     for (size_t i = 0; i < COUNT(cases); i++) {
         memset(low, 0x90, 0x40);
         memcpy(low, cases[i].bytes, sizeof(cases[i].bytes));
         memcpy(low + 0x20, (const uint8_t[]){0xb0, 1, 0xcd, 0xff}, 4);
-        IN(.eip = 0x5000, .esi = 0xabcd5020, .ecx = 3, .eflags = ZF, .esp = addr(kernel_stack_top) - 64);
+        IN(.eip = 0x5000, .esi = 0xabcd5020, .ecx = 3, .eflags = ZF,
+           .esp = addr(kernel_stack_top) - 64);
         uint32_t want_esp = in.esp + cases[i].want_esp;
         go(CODE("nop"));
-        check(out.vector, DONE, "16-bit branch", __FILE__, (int)i);
-        check(out.eax, cases[i].want_eax, "16-bit branch taken", __FILE__, (int)i);
-        check(out.esp, want_esp, "16-bit branch esp", __FILE__, (int)i);
+        CHECK(out.vector, DONE, "16-bit branch", i);
+        CHECK(out.eax, cases[i].want_eax, "16-bit branch taken", i);
+        CHECK(out.esp, want_esp, "16-bit branch esp", i);
         if (cases[i].want_esp == -2u)
             EQ(*(uint16_t *)(out.esp), 0x5000 + (cases[i].bytes[1] == 0xe8 ? 4 : 3));
     }

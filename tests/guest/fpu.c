@@ -1,10 +1,10 @@
 /* fpu.c - x87, MMX, SSE, AVX and AVX-512 state belongs to the guest, in every byte.
  *
- * State kept over exceptions, interrupts and faults; the images of FNSTENV, FNSAVE, FXSAVE and XSAVE
- * (SDM 1 8.1.10 figures 8-9 to 8-12, 10.5.1, 13.4), with the guest's instruction pointer in them;
- * XSAVE areas and CPUID leaf 0Dh as the guest's XCR0 has it (13.2, 13.3); lazy switching by CR0.TS
- * (SDM 3A 2.5, 13.4). Selectors and data pointers in images are not looked at: CPUID.7.EBX bits 6 and
- * 13 say that processors have given them up. */
+ * State kept over exceptions, interrupts and faults; the images of FNSTENV, FNSAVE, FXSAVE and
+ * XSAVE (SDM 1 8.1.10 figures 8-9 to 8-12, 10.5.1, 13.4), with the guest's instruction pointer in
+ * them; XSAVE areas and CPUID leaf 0Dh as the guest's XCR0 has it (13.2, 13.3); lazy switching by
+ * CR0.TS (SDM 3A 2.5, 13.4). Selectors and data pointers in images are not looked at: CPUID.7.EBX
+ * bits 6 and 13 say that processors have given them up. */
 #include "guest.h"
 
 const char guest_name[] = "fpu";
@@ -53,8 +53,10 @@ static void x87_values(void)
 {
     for (uint32_t c = 0; c < 2; c++) {
         IN(.cs = both[c], .esi = addr(memory));
-        OK("fninit; fldpi; fstp tbyte ptr [esi]; fldl2e; fstp qword ptr [esi + 16]; fld1; fld1; faddp; fld1; fdivrp; fstp dword ptr [esi + 24]; "
-           "push 100; fild dword ptr [esp]; fsqrt; fistp dword ptr [esp]; pop eax; fnstsw [esi + 28]");
+        OK("fninit; fldpi; fstp tbyte ptr [esi]; fldl2e; fstp qword ptr [esi + 16]; fld1; fld1; "
+           "faddp; fld1; fdivrp; fstp dword ptr [esi + 24]; "
+           "push 100; fild dword ptr [esp]; fsqrt; fistp dword ptr [esp]; pop eax; fnstsw [esi + "
+           "28]");
         EQ(memory[0], 0x2168c235);
         EQ(memory[1], 0xc90fdaa2);
         EQ(memory[2] & 0xffff, 0x4000);
@@ -69,7 +71,8 @@ static void x87_values(void)
             memory[0] = 0x027f | rc << 10;
             memory[1] = 3;
             IN(.cs = both[c], .esi = addr(memory));
-            OK("fninit; fldcw [esi]; fld1; fidiv dword ptr [esi + 4]; fstp qword ptr [esi + 8]; fnstsw ax; fnstcw [esi + 16]; fninit; fnstcw [esi + 20]");
+            OK("fninit; fldcw [esi]; fld1; fidiv dword ptr [esi + 4]; fstp qword ptr [esi + 8]; "
+               "fnstsw ax; fnstcw [esi + 16]; fninit; fnstcw [esi + 20]");
             EQ(memory[2], low[rc]);
             EQ(memory[3], 0x3fd55555);
             EQ(out.eax & 0x3f, 0x20);
@@ -77,14 +80,16 @@ static void x87_values(void)
             EQ(memory[5] & 0xffff, 0x037f);
         }
         memory[0] = 123456789;
-        OK("fild dword ptr [esi]; fchs; fbstp tbyte ptr [esi + 16]; fbld tbyte ptr [esi + 16]; fistp qword ptr [esi + 32]");
+        OK("fild dword ptr [esi]; fchs; fbstp tbyte ptr [esi + 16]; fbld tbyte ptr [esi + 16]; "
+           "fistp qword ptr [esi + 32]");
         EQ(memory[4], 0x23456789);
         EQ(memory[5], 1);
         EQ(memory[6] & 0xffff, 0x8000);
         EQ(memory[8], -123456789);
         EQ(memory[9], -1);
         IN(.cs = both[c]);
-        OK("fninit; fld1; fldz; fcomi st, st(1); setb al; seta ah; fxch; fucomi st, st(1); seta bl; fucompp; "
+        OK("fninit; fld1; fldz; fcomi st, st(1); setb al; seta ah; fxch; fucomi st, st(1); seta "
+           "bl; fucompp; "
            "fninit; fldz; fldz; fdivp; fucomi st, st(0); setp dl; fninit");
         EQ(out.eax & 0xffff, 1);
         EQ(out.ebx, 1);
@@ -99,7 +104,8 @@ static void x87_kept(void)
     trap_hook = on_int;
     for (uint32_t c = 0; c < 2; c++) {
         IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 100);
-        OK("fninit; fldpi; fldl2e; fldln2; fldlg2; fld1; fldz; fldl2t; fld1; fchs; fnsave [esi]; frstor [esi]; "
+        OK("fninit; fldpi; fldl2e; fldln2; fldlg2; fld1; fldz; fldl2t; fld1; fchs; fnsave [esi]; "
+           "frstor [esi]; "
            "1: int 0x50; ud2; loop 1b; fnsave [edi]");
         EQ(differences(area[0], area[1], 12), 0);
         EQ(differences(area[0] + 28, area[1] + 28, 80), 0);
@@ -115,8 +121,10 @@ static void x87_kept(void)
 /* The last instruction's address in each image is the guest's. */
 static void instruction_pointer(void)
 {
-    const struct snip *snip = CODE("fninit; nop; fld1;" AT "fldpi; nop; fnstcw [esi + 100]; fnstenv [esi]; fnstenv [edi]; nop; fxsave [edi + 512]; "
-                                   "data16 fnstenv [esi + 64]; fnsave [edi + 128]; fninit");
+    const struct snip *snip = CODE(
+        "fninit; nop; fld1;" AT
+        "fldpi; nop; fnstcw [esi + 100]; fnstenv [esi]; fnstenv [edi]; nop; fxsave [edi + 512]; "
+        "data16 fnstenv [esi + 64]; fnsave [edi + 128]; fninit");
     for (uint32_t c = 0; c < 2; c++) {
         IN(.cs = both[c], .esi = addr(memory), .edi = addr(area[0]));
         go(snip);
@@ -128,7 +136,9 @@ static void instruction_pointer(void)
         /* 16-bit format: FCW, FSW, FTW, IP, ... in words. */
         EQ(memory[17] >> 16, snip->at & 0xffff);
         /* Through a loop, hot: the address is that of the instruction in the last round. */
-        const struct snip *loop = CODE("mov ecx, 50; fninit; 1:" AT "fld dword ptr [edi]; fstp st(0); dec ecx; jnz 1b; fnstenv [esi]");
+        const struct snip *loop =
+            CODE("mov ecx, 50; fninit; 1:" AT
+                 "fld dword ptr [edi]; fstp st(0); dec ecx; jnz 1b; fnstenv [esi]");
         go(loop);
         EQ(memory[3], loop->at + 2);
         /* FINCSTP and FFREE count; FNINIT clears; FRSTOR brings back what was saved. */
@@ -147,14 +157,16 @@ static void mmx(void)
     for (uint32_t c = 0; c < 2; c++) {
         pattern(memory, 64, c);
         IN(.cs = both[c], .esi = addr(memory), .edi = addr(area[0]), .eax = 0x11223344);
-        OK("fninit; movq mm0, [esi]; movq mm7, [esi + 8]; movd mm3, eax; paddb mm0, mm7; movq [edi], mm0; pshufw mm1, mm7, 0x1b; movq [edi + 8], mm1; "
+        OK("fninit; movq mm0, [esi]; movq mm7, [esi + 8]; movd mm3, eax; paddb mm0, mm7; movq "
+           "[edi], mm0; pshufw mm1, mm7, 0x1b; movq [edi + 8], mm1; "
            "fnsave [edi + 64]; movd ebx, mm3");
         const uint8_t *p = (const uint8_t *)memory;
         for (uint32_t i = 0; i < 8; i++)
             EQ(area[0][i], (uint8_t)(p[i] + p[8 + i]));
         EQ(word_at(area[0], 8) & 0xffff, p[15] << 8 | p[14]);
         /* MMn is the mantissa of register n, with all ones as its exponent; all tags are valid. */
-        EQ(word_at(area[0] + 64, 8) & 0xc000, 0x8000); /* register 7: an exponent of all ones is "special" */
+        EQ(word_at(area[0] + 64, 8) & 0xc000,
+           0x8000); /* register 7: an exponent of all ones is "special" */
         EQ(differences(area[0] + 64 + 28 + 70, memory + 2, 8), 0);
         EQ(word_at(area[0] + 64 + 28 + 70 + 8, 0) & 0xffff, 0xffff);
         OK("movq mm2, [esi]; emms; fnstenv [edi]; fld1; fstp st(0)");
@@ -178,12 +190,14 @@ static void sse_kept(void)
         memcpy(area[0], &fcw, 2);
         memcpy(area[0] + 24, &mxcsr, 4);
         IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 300, .eflags = IF);
-        OK("fxrstor [esi]; 1: int 0x50; mov edx, 1000; 2: dec edx; jnz 2b; ud2; loop 1b; fxsave [edi]");
+        OK("fxrstor [esi]; 1: int 0x50; mov edx, 1000; 2: dec edx; jnz 2b; ud2; loop 1b; fxsave "
+           "[edi]");
         EQ(differences(area[0] + 160, area[1] + 160, 128), 0);
         EQ(word_at(area[1], 24), mxcsr);
         EQ(word_at(area[1], 0) & 0xffff, 0x37f);
         EQ(word_at(area[1], 28) & 0xffbf, 0xffbf); /* MXCSR_MASK */
-        OK("stmxcsr [esi]; movups xmm0, [esi + 160]; movaps xmm7, xmm0; addps xmm7, xmm7; movd eax, xmm0; pshufd xmm1, xmm0, 0; movd ebx, xmm1");
+        OK("stmxcsr [esi]; movups xmm0, [esi + 160]; movaps xmm7, xmm0; addps xmm7, xmm7; movd "
+           "eax, xmm0; pshufd xmm1, xmm0, 0; movd ebx, xmm1");
         EQ(out.eax, out.ebx);
         EQ(word_at(area[0], 0), mxcsr | (word_at(area[0], 0) & 0x3f));
         memory[0] = 0x1f80;
@@ -203,19 +217,20 @@ static void fxsave_format(void)
         memset(area, 0xcc, sizeof(area));
         memory[0] = 0x0c7f; /* another control word */
         IN(.cs = both[c], .esi = addr(memory), .edi = addr(area[0]), .ebx = addr(area[1]));
-        OK("fninit; fldcw [esi]; fldpi; fld1; fldz; fxsave [edi]; fnsave [ebx]; fxrstor [edi]; fxsave [edi + 1024]");
+        OK("fninit; fldcw [esi]; fldpi; fld1; fldz; fxsave [edi]; fnsave [ebx]; fxrstor [edi]; "
+           "fxsave [edi + 1024]");
         EQ(word_at(area[0], 0) & 0xffff, 0x0c7f);
-        EQ(word_at(area[0], 2) & 0xffff, 5 << 11);   /* TOP */
-        EQ(word_at(area[0], 4) & 0xff, 0xe0);        /* abridged tags of registers 7, 6, 5 */
-        EQ(word_at(area[0], 32), 0);                 /* st(0) = 0 */
-        EQ(word_at(area[0], 48 + 4), 0x80000000);    /* st(1) = 1 */
+        EQ(word_at(area[0], 2) & 0xffff, 5 << 11); /* TOP */
+        EQ(word_at(area[0], 4) & 0xff, 0xe0);      /* abridged tags of registers 7, 6, 5 */
+        EQ(word_at(area[0], 32), 0);               /* st(0) = 0 */
+        EQ(word_at(area[0], 48 + 4), 0x80000000);  /* st(1) = 1 */
         EQ(word_at(area[0], 48 + 8) & 0xffff, 0x3fff);
-        EQ(word_at(area[0], 64), 0x2168c234);        /* st(2) = pi, rounded as the control word says */
-        EQ(word_at(area[0], 464), 0xcccccccc);       /* available to software: not written */
+        EQ(word_at(area[0], 64), 0x2168c234);  /* st(2) = pi, rounded as the control word says */
+        EQ(word_at(area[0], 464), 0xcccccccc); /* available to software: not written */
         EQ(word_at(area[0], 508), 0xcccccccc);
         EQ(differences(area[0], area[0] + 1024, 416), 0);
-        EQ(word_at(area[1], 8) & 0xffff, 0x07ff);    /* full tags: zero, valid, valid, empty... */
-        FAULT("fxsave [edi + 8]", GP, 0);            /* 16-byte alignment */
+        EQ(word_at(area[1], 8) & 0xffff, 0x07ff); /* full tags: zero, valid, valid, empty... */
+        FAULT("fxsave [edi + 8]", GP, 0);         /* 16-byte alignment */
         FAULT("fxrstor [edi + 8]", GP, 0);
     }
     /* Two contexts alternate, 200 times: each finds its own. */
@@ -227,7 +242,8 @@ static void fxsave_format(void)
     area[0][24] = area[1][24] = 0x80, area[0][25] = area[1][25] = 0x1f;
     pattern(area[0] + 160, 128, 3);
     pattern(area[1] + 160, 128, 4);
-    IN(.cs = UCODE, .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 200, .ebx = addr(area[0]) + 1024);
+    IN(.cs = UCODE, .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 200,
+       .ebx = addr(area[0]) + 1024);
     OK("1: fxrstor [esi]; fxsave [ebx]; fxrstor [edi]; fxsave [ebx + 1024]; loop 1b");
     EQ(differences(area[0] + 32, area[0] + 1024 + 32, 256), 0);
     EQ(differences(area[1] + 32, area[0] + 2048 + 32, 256), 0);
@@ -262,7 +278,8 @@ static void lazy_switch(void)
         EQ(lazy, 100);
         EQ(memory[0], 100);
         lazy = 0;
-        OK("mov ecx, 50; 1: int 0x50; mov ebx, 0x40400000; movd xmm3, ebx; addss xmm3, xmm3; int 0x50; movd eax, xmm3; loop 1b");
+        OK("mov ecx, 50; 1: int 0x50; mov ebx, 0x40400000; movd xmm3, ebx; addss xmm3, xmm3; int "
+           "0x50; movd eax, xmm3; loop 1b");
         EQ(out.eax, 0x40c00000);
         EQ(lazy, 100);
     }
@@ -360,15 +377,18 @@ static void avx(void)
     for (uint32_t c = 0; c < 2; c++) {
         pattern(area[0], 256, rep * 2 + c);
         IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 300, .eflags = IF);
-        OK("vmovups ymm0, [esi]; vmovups ymm1, [esi + 32]; vmovups ymm2, [esi + 64]; vmovups ymm3, [esi + 96]; vmovups ymm4, [esi + 128]; "
+        OK("vmovups ymm0, [esi]; vmovups ymm1, [esi + 32]; vmovups ymm2, [esi + 64]; vmovups ymm3, "
+           "[esi + 96]; vmovups ymm4, [esi + 128]; "
            "vmovups ymm5, [esi + 160]; vmovups ymm6, [esi + 192]; vmovups ymm7, [esi + 224]; "
            "1: int 0x50; mov edx, 500; 2: dec edx; jnz 2b; ud2; loop 1b; "
-           "vmovups [edi], ymm0; vmovups [edi + 32], ymm1; vmovups [edi + 64], ymm2; vmovups [edi + 96], ymm3; vmovups [edi + 128], ymm4; "
+           "vmovups [edi], ymm0; vmovups [edi + 32], ymm1; vmovups [edi + 64], ymm2; vmovups [edi "
+           "+ 96], ymm3; vmovups [edi + 128], ymm4; "
            "vmovups [edi + 160], ymm5; vmovups [edi + 192], ymm6; vmovups [edi + 224], ymm7");
         EQ(differences(area[0], area[1], 256), 0);
         memset(area[1], 0, 1024);
         IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .eax = 7);
-        OK("vmovups ymm5, [esi]; xsave [edi]; vzeroall; xrstor [edi]; vmovups [esi + 512], ymm5; vzeroupper; vmovups [esi + 544], ymm5");
+        OK("vmovups ymm5, [esi]; xsave [edi]; vzeroall; xrstor [edi]; vmovups [esi + 512], ymm5; "
+           "vzeroupper; vmovups [esi + 544], ymm5");
         EQ(differences(area[0], area[0] + 512, 32), 0);
         EQ(differences(area[0], area[1] + 160 + 5 * 16, 16), 0);
         EQ(differences(area[0] + 16, area[1] + cpuid(0xd, 2).ebx + 5 * 16, 16), 0);
@@ -376,7 +396,8 @@ static void avx(void)
         EQ(word_at(area[0], 544 + 16) | word_at(area[0], 544 + 28), 0);
         /* Unaligned is allowed, alignment-checked forms are not. */
         FAULT("vmovaps ymm0, [esi + 4]", GP, 0);
-        OK("vaddps ymm0, ymm1, [esi + 4]; vbroadcastss ymm2, dword ptr [esi]; vmaskmovps [esi + 512], ymm2, ymm2; vzeroall");
+        OK("vaddps ymm0, ymm1, [esi + 4]; vbroadcastss ymm2, dword ptr [esi]; vmaskmovps [esi + "
+           "512], ymm2, ymm2; vzeroall");
     }
     pit_stop();
     pic_init(0);
@@ -400,10 +421,13 @@ static void avx512(void)
     pit_start(1193);
     for (uint32_t c = 0; c < 2; c++) {
         pattern(area[0], 512, rep * 2 + c);
-        IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 300, .eflags = IF, .eax = 0xa5a5, .ebx = 0x1234);
-        OK("vmovups zmm0, [esi]; vmovups zmm1, [esi + 64]; vmovups zmm2, [esi + 128]; vmovups zmm7, [esi + 448]; kmovw k1, eax; kmovw k7, ebx; "
+        IN(.cs = both[c], .esi = addr(area[0]), .edi = addr(area[1]), .ecx = 300, .eflags = IF,
+           .eax = 0xa5a5, .ebx = 0x1234);
+        OK("vmovups zmm0, [esi]; vmovups zmm1, [esi + 64]; vmovups zmm2, [esi + 128]; vmovups "
+           "zmm7, [esi + 448]; kmovw k1, eax; kmovw k7, ebx; "
            "1: int 0x50; mov edx, 500; 2: dec edx; jnz 2b; ud2; loop 1b; "
-           "vmovups [edi], zmm0; vmovups [edi + 64], zmm1; vmovups [edi + 128], zmm2; vmovups [edi + 448], zmm7; kmovw eax, k1; kmovw ebx, k7");
+           "vmovups [edi], zmm0; vmovups [edi + 64], zmm1; vmovups [edi + 128], zmm2; vmovups [edi "
+           "+ 448], zmm7; kmovw eax, k1; kmovw ebx, k7");
         EQ(differences(area[0], area[1], 192), 0);
         EQ(differences(area[0] + 448, area[1] + 448, 64), 0);
         EQ(out.eax, 0xa5a5);
@@ -415,7 +439,8 @@ static void avx512(void)
         EQ(differences(area[0], area[1], 16), 0);
         EQ(word_at(area[1], 16), 0xcccccccc);
         EQ(differences(area[0] + 32, area[1] + 32, 16), 0);
-        OK("xor eax, eax; mov edx, eax; vmovups zmm3, [esi]; mov eax, 0xe6; xsave [edi]; vzeroall; kxorw k1, k1, k1; xrstor [edi]; vmovups [esi + 512], zmm3; "
+        OK("xor eax, eax; mov edx, eax; vmovups zmm3, [esi]; mov eax, 0xe6; xsave [edi]; vzeroall; "
+           "kxorw k1, k1, k1; xrstor [edi]; vmovups [esi + 512], zmm3; "
            "kmovw eax, k1");
         EQ(differences(area[0], area[0] + 512, 64), 0);
         EQ(out.eax, 0x0f0f);

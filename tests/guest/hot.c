@@ -1,9 +1,10 @@
 /* hot.c - long-running mixtures that a defect of translation, chaining or lookup would disturb.
  *
- * Nothing here is about one instruction: recursion, indirect calls over many pages, targets that agree
- * in their low 16 bits, coroutines whose returns do not match their calls, code that overlaps itself,
- * very long blocks, more code than a cache may hold at once, and ordinary compiled programs. All
- * results are known numbers or computed twice, by different code. SDM 1 6.4 (calls and returns). */
+ * Nothing here is about one instruction: recursion, indirect calls over many pages, targets that
+ * agree in their low 16 bits, coroutines whose returns do not match their calls, code that overlaps
+ * itself, very long blocks, more code than a cache may hold at once, and ordinary compiled
+ * programs. All results are known numbers or computed twice, by different code. SDM 1 6.4 (calls
+ * and returns). */
 #include "guest.h"
 
 const char guest_name[] = "hot";
@@ -33,19 +34,23 @@ static uint32_t rol(uint32_t value, uint32_t n)
 static void recursion(void)
 {
     IN(.eax = 23);
-    OK("call 1f; jmp 9f; 1: cmp eax, 2; jb 2f; push eax; dec eax; call 1b; pop ecx; push eax; lea eax, [ecx - 2]; call 1b; "
+    OK("call 1f; jmp 9f; 1: cmp eax, 2; jb 2f; push eax; dec eax; call 1b; pop ecx; push eax; lea "
+       "eax, [ecx - 2]; call 1b; "
        "pop ecx; add eax, ecx; 2: ret; 9:");
     EQ(out.eax, 28657);
     /* Ackermann(2, n) with arguments on the stack and RET n. */
     IN(.eax = 2, .ebx = 60);
     OK("push ebx; push eax; call 1f; jmp 9f; "
-       "1: mov eax, [esp + 4]; mov ebx, [esp + 8]; test eax, eax; jnz 2f; lea eax, [ebx + 1]; ret 8; "
+       "1: mov eax, [esp + 4]; mov ebx, [esp + 8]; test eax, eax; jnz 2f; lea eax, [ebx + 1]; ret "
+       "8; "
        "2: test ebx, ebx; jnz 3f; dec eax; push 1; push eax; call 1b; ret 8; "
-       "3: dec ebx; push ebx; push eax; call 1b; mov ecx, [esp + 4]; dec ecx; push eax; push ecx; call 1b; ret 8; 9:");
+       "3: dec ebx; push ebx; push eax; call 1b; mov ecx, [esp + 4]; dec ecx; push eax; push ecx; "
+       "call 1b; ret 8; 9:");
     EQ(out.eax, 123);
     /* Deep: 1500 frames, twice, the second time with another return site. */
     IN(.ecx = 1500);
-    OK("call 1f; mov edx, eax; mov ecx, 1500; call 1f; jmp 9f; 1: dec ecx; jz 2f; call 1b; 2: inc eax; ret; 9:");
+    OK("call 1f; mov edx, eax; mov ecx, 1500; call 1f; jmp 9f; 1: dec ecx; jz 2f; call 1b; 2: inc "
+       "eax; ret; 9:");
     EQ(out.edx, 1500);
     EQ(out.eax, 3000);
 }
@@ -62,7 +67,8 @@ static void dispatcher(void)
     }
     static const uint32_t rounds = 100000;
     IN(.eax = 1, .ebx = 7, .ecx = rounds, .esi = addr(table), .edi = FUNCTIONS);
-    OK("1: imul ebx, ebx, 1664525; add ebx, 1013904223; mov eax, ebx; mul edi; xchg eax, ebp; call [esi + edx * 4]; "
+    OK("1: imul ebx, ebx, 1664525; add ebx, 1013904223; mov eax, ebx; mul edi; xchg eax, ebp; call "
+       "[esi + edx * 4]; "
        "xchg eax, ebp; dec ecx; jnz 1b; mov eax, ebp");
     uint32_t accumulator = 0, x = 7;
     for (uint32_t i = 0; i < rounds; i++) {
@@ -82,18 +88,21 @@ static void aliased_targets(void)
         for (uint32_t i = 0; i < 24; i++) {
             uint8_t *p = (uint8_t *)(FREE_RAM + 0x123 + i * distances[d]);
             table[i] = addr(p);
-            p = put32(put8(put8(p, 0x8d), 0x84), 0); /* lea eax, [eax + eax * 2 + imm]: patched below */
+            p = put32(put8(put8(p, 0x8d), 0x84),
+                      0); /* lea eax, [eax + eax * 2 + imm]: patched below */
             p = (uint8_t *)table[i];
             p = put32(put8(put8(put8(p, 0x8d), 0x84), 0x40), i + 1);
             put8(p, 0xc3);
         }
         IN(.ecx = 3000, .esi = addr(table), .edi = 24);
-        OK("1: mov eax, ecx; imul eax, eax, 7919; xor edx, edx; div edi; mov eax, ebx; mov edx, [esi + edx * 4]; test ecx, 3; jz 2f; jp 3f; "
-           "call edx; jmp 4f; 2: push offset 4f; jmp edx; 3: push offset 4f; push edx; ret; 4: mov ebx, eax; loop 1b");
+        OK("1: mov eax, ecx; imul eax, eax, 7919; xor edx, edx; div edi; mov eax, ebx; mov edx, "
+           "[esi + edx * 4]; test ecx, 3; jz 2f; jp 3f; "
+           "call edx; jmp 4f; 2: push offset 4f; jmp edx; 3: push offset 4f; push edx; ret; 4: mov "
+           "ebx, eax; loop 1b");
         uint32_t want = 0;
         for (uint32_t c = 3000; c; c--)
             want = want * 3 + c * 7919 % 24 + 1;
-        check(out.ebx, want, "aliased targets", __FILE__, (int)d);
+        CHECK(out.ebx, want, "aliased targets", d);
     }
 }
 
@@ -103,12 +112,12 @@ static void coroutines(void)
     IN(.ecx = 20000, .esi = addr(kernel_stack) + 2048);
     OK("mov dword ptr [esi], offset 5f; mov ebp, esp; "
        "1: call 3f; add eax, 1; call 3f; add eax, 3; loop 1b; jmp 9f; "
-       "3: xchg esp, esi; ret; "       /* switch */
+       "3: xchg esp, esi; ret; " /* switch */
        "5: add ebx, 1; call 3b; add ebx, 5; call 6f; add ebx, 7; jmp 5b; 6: call 3b; ret; "
        "9: mov esp, ebp");
     EQ(out.eax, 80000);
-    /* A round of B has thirteen units and two switches back; A switches 40000 times, so that B stops
-     * seven units short of the end of its round 20000. */
+    /* A round of B has thirteen units and two switches back; A switches 40000 times, so that B
+     * stops seven units short of the end of its round 20000. */
     EQ(out.ebx, 20000 * 13 - 7);
 }
 
@@ -126,7 +135,8 @@ static void overlapping(void)
     EQ(out.eax, 0x90494140);
 }
 
-/* A block of 20000 instructions, ending in a page of its own, and a chain of 5000 one-jump blocks. */
+/* A block of 20000 instructions, ending in a page of its own, and a chain of 5000 one-jump blocks.
+ */
 static void long_blocks(void)
 {
     uint8_t *p = (uint8_t *)FREE_RAM;
@@ -155,10 +165,10 @@ static void many_functions(void)
     enum { COUNT_ = 10000, SIZE = 32 };
     for (uint32_t i = 0; i < COUNT_; i++) {
         uint8_t *p = (uint8_t *)(FREE_RAM + i * SIZE);
-        p = put32(put8(p, 0x05), i);                             /* add eax, i */
-        p = put8(put8(put8(p, 0xa8), 1), 0x75);                  /* test al, 1; jnz +3 */
-        p = put8(put8(put8(put8(p, 3), 0x83), 0xc3), 1);         /* add ebx, 1 */
-        put8(put8(p, 0x41), 0xc3);                               /* inc ecx; ret */
+        p = put32(put8(p, 0x05), i);                     /* add eax, i */
+        p = put8(put8(put8(p, 0xa8), 1), 0x75);          /* test al, 1; jnz +3 */
+        p = put8(put8(put8(put8(p, 3), 0x83), 0xc3), 1); /* add ebx, 1 */
+        put8(put8(p, 0x41), 0xc3);                       /* inc ecx; ret */
     }
     IN(.esi = FREE_RAM, .edi = COUNT_, .edx = SIZE);
     OK("1: call esi; call esi; add esi, edx; dec edi; jnz 1b");
@@ -254,17 +264,39 @@ static uint32_t interpret(const uint8_t *code, uint32_t n)
     uint32_t stack[16] = {0}, sp = 0, pc = 0;
     for (;;) {
         switch (code[pc++]) {
-        case 0: stack[sp++] = code[pc++]; break;
-        case 1: sp--, stack[sp - 1] += stack[sp]; break;
-        case 2: sp--, stack[sp - 1] *= stack[sp]; break;
-        case 3: stack[sp] = stack[sp - 1], sp++; break;
-        case 4: stack[sp - 1]--; break;
-        case 5: pc = stack[--sp] ? code[pc] : pc + 1; break;
-        case 6: { uint32_t t = stack[sp - 1]; stack[sp - 1] = stack[sp - 2]; stack[sp - 2] = t; } break;
-        case 7: stack[sp++] = n; break;
-        case 8: return stack[0];
-        case 9: stack[sp - 1] ^= stack[sp - 1] >> 15; break;
-        default: return 0xffffffff;
+        case 0:
+            stack[sp++] = code[pc++];
+            break;
+        case 1:
+            sp--, stack[sp - 1] += stack[sp];
+            break;
+        case 2:
+            sp--, stack[sp - 1] *= stack[sp];
+            break;
+        case 3:
+            stack[sp] = stack[sp - 1], sp++;
+            break;
+        case 4:
+            stack[sp - 1]--;
+            break;
+        case 5:
+            pc = stack[--sp] ? code[pc] : pc + 1;
+            break;
+        case 6: {
+            uint32_t t = stack[sp - 1];
+            stack[sp - 1] = stack[sp - 2];
+            stack[sp - 2] = t;
+        } break;
+        case 7:
+            stack[sp++] = n;
+            break;
+        case 8:
+            return stack[0];
+        case 9:
+            stack[sp - 1] ^= stack[sp - 1] >> 15;
+            break;
+        default:
+            return 0xffffffff;
         }
     }
 }

@@ -1,8 +1,9 @@
-/* interrupts.c - external interrupts, single steps and breakpoints come exactly between instructions.
+/* interrupts.c - external interrupts, single steps and breakpoints come exactly between
+ * instructions.
  *
- * SDM 3A 6.3.1, 6.8.1 (IF), 6.8.3 (MOV SS), 6.9 (priorities), SDM 2 STI, HLT, POPF, IRET, REP; SDM 3B 17.2
- * (DR0-DR7), 17.3.1 (#DB: faults and traps, RF, TF). Interrupts come from the PIT through the PICs at
- * vector 20h; hooks run inside the handler and may end a loop by changing the frame. */
+ * SDM 3A 6.3.1, 6.8.1 (IF), 6.8.3 (MOV SS), 6.9 (priorities), SDM 2 STI, HLT, POPF, IRET, REP; SDM
+ * 3B 17.2 (DR0-DR7), 17.3.1 (#DB: faults and traps, RF, TF). Interrupts come from the PIT through
+ * the PICs at vector 20h; hooks run inside the handler and may end a loop by changing the frame. */
 #include "guest.h"
 
 const char guest_name[] = "interrupts";
@@ -54,7 +55,8 @@ static void timer_in_loops(void)
         CODE("1: test ebp, ebp; jz 1b"),
         CODE("1: inc eax; jmp 2f; 2: inc ebx; jmp 3f; 3: inc ecx; test ebp, ebp; jz 1b"),
         CODE("1: call 2f; test ebp, ebp; jz 1b; jmp 3f; 2: inc eax; ret; 3:"),
-        CODE("lea esi, 2f; lea edi, 1f; 1: inc eax; jmp esi; 2: test ebp, ebp; jnz 3f; jmp edi; 3:"),
+        CODE(
+            "lea esi, 2f; lea edi, 1f; 1: inc eax; jmp esi; 2: test ebp, ebp; jnz 3f; jmp edi; 3:"),
         CODE("1: mov ecx, 1000; 2: loop 2b; test ebp, ebp; je 1b"),
         CODE("1: pushfd; popfd; push eax; pop eax; test ebp, ebp; jz 1b"),
         CODE("lea esi, ticks; 1: mov eax, [esi]; test ebp, ebp; jz 1b"),
@@ -68,11 +70,11 @@ static void timer_in_loops(void)
             go(code[i]);
             trap_hook = NULL;
             timer_stop();
-            check(out.vector, DONE, "loop left by a timer", __FILE__, (int)i);
-            check(ticks >= 4, 1, "ticks", __FILE__, (int)i);
-            check(out.eflags & IF, IF, "IF", __FILE__, (int)i);
+            CHECK(out.vector, DONE, "loop left by a timer", i);
+            CHECK(ticks >= 4, 1, "ticks", i);
+            CHECK(out.eflags & IF, IF, "IF", i);
             if (i == 2)
-                check(out.eax == out.ebx && out.ebx == out.ecx, 1, "counters", __FILE__, (int)i);
+                CHECK(out.eax == out.ebx && out.ebx == out.ecx, 1, "counters", i);
         }
 }
 
@@ -93,7 +95,8 @@ static void halt(void)
     timer_start();
     trap_hook = on_halt;
     IN(.ecx = 5, .ebx = addr(&halt_eip), .esi = 0);
-    OK("1: sti; hlt; 2: cli; mov eax, [ebx]; lea edx, 2b; sub eax, edx; or esi, eax; inc edi; loop 1b");
+    OK("1: sti; hlt; 2: cli; mov eax, [ebx]; lea edx, 2b; sub eax, edx; or esi, eax; inc edi; loop "
+       "1b");
     EQ(out.edi, 5);
     EQ(out.esi, 0);
     EQ(ticks >= 5, 1);
@@ -129,9 +132,17 @@ static void shadows(void)
     static const struct {
         const char *name;
         uint32_t where; /* 1: at AT, 0: not at all */
-    } want[] = {
-        {"sti", 1}, {"sti; cli", 0}, {"popf", 1}, {"iret", 1}, {"sti; hlt", 1}, {"sti; sti", 1}, {"sti; jmp", 1},
-        {"sti; pushf; popf off", 1}, {"sti; call", 1}, {"sti; rep movs", 1}, {"sti; mov ss with IF", 1}};
+    } want[] = {{"sti", 1},
+                {"sti; cli", 0},
+                {"popf", 1},
+                {"iret", 1},
+                {"sti; hlt", 1},
+                {"sti; sti", 1},
+                {"sti; jmp", 1},
+                {"sti; pushf; popf off", 1},
+                {"sti; call", 1},
+                {"sti; rep movs", 1},
+                {"sti; mov ss with IF", 1}};
     const struct snip *code[] = {
         CODE("sti; inc eax;" AT "inc ebx; inc ecx"),
         CODE("sti; cli; inc eax; inc ebx"),
@@ -153,13 +164,14 @@ static void shadows(void)
         go(code[i]);
         trap_hook = NULL;
         timer_stop();
-        check(out.vector, DONE, want[i].name, __FILE__, (int)i);
-        check(first_eip, want[i].where ? code[i]->at : 0, want[i].name, __FILE__, (int)i);
-        check(ticks, want[i].where, want[i].name, __FILE__, (int)i);
+        CHECK(out.vector, DONE, want[i].name, i);
+        CHECK(first_eip, want[i].where ? code[i]->at : 0, want[i].name, i);
+        CHECK(ticks, want[i].where, want[i].name, i);
     }
 }
 
-/* Registers and memory survive interrupts at random places; REP is interrupted between iterations. */
+/* Registers and memory survive interrupts at random places; REP is interrupted between iterations.
+ */
 static uint32_t inside_rep, rep_start, rep_wrong;
 static bool on_rep(struct frame *frame)
 {
@@ -181,7 +193,8 @@ static void computing(void)
     timer_start();
     trap_hook = on_rep;
     IN(.eax = 1, .ecx = 3000000, .edx = 12345, .esi = 1, .eflags = IF, .cs = rep & 1 ? UCODE : 0u);
-    OK("1: imul edx, edx, 1103515245; add edx, 12345; add eax, edx; adc ebx, 0; rol esi, 3; xor esi, edx; dec ecx; jnz 1b");
+    OK("1: imul edx, edx, 1103515245; add edx, 12345; add eax, edx; adc ebx, 0; rol esi, 3; xor "
+       "esi, edx; dec ecx; jnz 1b");
     uint32_t a = 1, b = 0, s = 1, d = 12345;
     for (uint32_t i = 0; i < 3000000; i++) {
         d = d * 1103515245 + 12345;
@@ -195,9 +208,11 @@ static void computing(void)
     EQ(out.edx, d);
     for (uint32_t i = 0; i < 65536; i++)
         arena[0][i] = (uint8_t)(i * 31 >> 3);
-    const struct snip *copy = CODE("1: mov esi, ebx; mov edi, edx; mov ecx, 65536;" AT "rep movsb; dec ebp; jnz 1b");
+    const struct snip *copy =
+        CODE("1: mov esi, ebx; mov edi, edx; mov ecx, 65536;" AT "rep movsb; dec ebp; jnz 1b");
     rep_start = copy->at;
-    IN(.ebx = addr(arena[0]), .edx = addr(arena[1]), .ebp = 300, .eflags = IF, .cs = rep & 1 ? UCODE : 0u);
+    IN(.ebx = addr(arena[0]), .edx = addr(arena[1]), .ebp = 300, .eflags = IF,
+       .cs = rep & 1 ? UCODE : 0u);
     go(copy);
     EQ(out.vector, DONE);
     EQ(rep_wrong, 0);
@@ -278,8 +293,9 @@ static void steps(const struct snip *snip, const uint8_t *offsets, uint32_t n, i
     }
 }
 
-#define STEPS(text, ...)                                                                           \
-    steps(CODE(text), (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), __LINE__)
+#define STEPS(text, ...)                                                                      \
+    steps(CODE(text), (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), \
+          __LINE__)
 
 static void single_step(void)
 {
@@ -304,7 +320,8 @@ static void single_step(void)
     IN(.cs = sel, .esi = addr(memory));
     in.eflags = 0;
     /* TF that POPF sets works after the next instruction. */
-    const struct snip *set = CODE("pushfd; or dword ptr [esp], 0x100; popfd;" AT "nop; pushfd; and dword ptr [esp], 0xfffffeff; popfd; nop");
+    const struct snip *set = CODE("pushfd; or dword ptr [esp], 0x100; popfd;" AT
+                                  "nop; pushfd; and dword ptr [esp], 0xfffffeff; popfd; nop");
     event_count = 0;
     trap_hook = on_debug;
     go(set);
@@ -328,13 +345,15 @@ static void single_step(void)
     STEPS("push ss; pop ss; mov ecx, esp; nop", 1, 4, 5);
     STEPS("mov ds, eax; mov es, eax; nop", 2, 4, 5);
     if (!sel)
-        UNLESS_QEMU(STI_STEP) STEPS("sti; nop; cli; nop", 1, 2, 3, 4); /* STI's shadow holds no step back */
+        UNLESS_QEMU(STI_STEP)
+    STEPS("sti; nop; cli; nop", 1, 2, 3, 4); /* STI's shadow holds no step back */
     IN(.cs = sel, .ecx = 300);
     step(CODE("1: dec ecx; jmp 2f; 2: jnz 1b"));
     EQ(event_count, 900);
 }
 
-/* Events in an instruction that is stepped: the handler starts with TF = 0, and IRET resumes stepping. */
+/* Events in an instruction that is stepped: the handler starts with TF = 0, and IRET resumes
+ * stepping. */
 static bool on_step_and_int(struct frame *frame)
 {
     if (frame->vector == 0x50) {
@@ -369,9 +388,9 @@ static void single_step_events(void)
     EQ(out.vector, DONE);
     EQ(event_count, COUNT(want));
     for (uint32_t i = 0; i < COUNT(want); i++) {
-        check(events[i].vector, want[i].vector, "vector", __FILE__, (int)i);
-        check(events[i].eip - snip->start, want[i].offset, "eip", __FILE__, (int)i);
-        check(events[i].eflags & TF, TF, "saved TF", __FILE__, (int)i);
+        CHECK(events[i].vector, want[i].vector, "vector", i);
+        CHECK(events[i].eip - snip->start, want[i].offset, "eip", i);
+        CHECK(events[i].eflags & TF, TF, "saved TF", i);
     }
     gate_restore(0x50);
     EQ(read_dr6() & 0x4000, 0);
@@ -398,7 +417,8 @@ static void breakpoints(void)
     EQ(events[0].eip, snip->at);
     EQ(events[19].eip, snip->at);
     EQ(events[0].dr6 & 0xe00f, 1);
-    EQ(events[0].eflags & RF, 0); /* 17.3.1.1: "except ... in response to instruction breakpoints" */
+    EQ(events[0].eflags & RF,
+       0); /* 17.3.1.1: "except ... in response to instruction breakpoints" */
     /* RF set by IRET suppresses the first one. */
     event_count = 0;
     const struct snip *first = CODE("inc eax; inc ebx; nop");
@@ -414,9 +434,9 @@ static void breakpoints(void)
     EQ(out.ebx, 20);
     /* Data: a trap after the access; DR6 says which. */
     static const struct {
-        uint32_t dr7;      /* R/W and LEN of DR1 */
-        uint32_t offset;   /* DR1 = memory + offset */
-        uint32_t hits;     /* bit i: access i below hits */
+        uint32_t dr7;    /* R/W and LEN of DR1 */
+        uint32_t offset; /* DR1 = memory + offset */
+        uint32_t hits;   /* bit i: access i below hits */
     } data[] = {
         {0x1, 0, 0x05}, /* write, 1 byte */
         {0xd, 0, 0x0d}, /* write, 4 bytes */
@@ -426,8 +446,9 @@ static void breakpoints(void)
         {0xd, 4, 0x00},
     };
     for (size_t i = 0; i < COUNT(data); i++) {
-        const struct snip *accesses = CODE("mov [esi], eax; mov eax, [esi]; add dword ptr [esi], 1; mov word ptr [esi + 2], 7; "
-                                           "movzx ebx, word ptr [esi + 2]; lea ecx, [esi]; nop");
+        const struct snip *accesses = CODE(
+            "mov [esi], eax; mov eax, [esi]; add dword ptr [esi], 1; mov word ptr [esi + 2], 7; "
+            "movzx ebx, word ptr [esi + 2]; lea ecx, [esi]; nop");
         static const uint8_t after[] = {2, 4, 7, 13, 17};
         write_dr1(addr(memory) + data[i].offset);
         write_dr6(0xffff0ff0);
@@ -441,7 +462,7 @@ static void breakpoints(void)
             for (uint32_t k = 0; k < COUNT(after); k++)
                 if (events[e].eip - accesses->start == after[k] && (events[e].dr6 & 0xe00f) == 2)
                     hits |= 1u << k;
-        check(hits, data[i].hits, "data breakpoint", __FILE__, (int)i);
+        CHECK(hits, data[i].hits, "data breakpoint", i);
     }
     /* Pushes and calls write too; the code that was hot without the breakpoint must see it. */
     const struct snip *push = CODE("mov ecx, 10; 1: push eax; pop ebx; loop 1b");
@@ -461,7 +482,8 @@ static void breakpoints(void)
     /* General detect: the access to a debug register faults, and GD is clear in the handler. */
     IN();
     write_dr6(0xffff0ff0);
-    UNLESS_QEMU(GD) {
+    UNLESS_QEMU(GD)
+    {
         FAULT("mov eax, 0x2400; mov dr7, eax;" AT "mov ebx, dr0", DB, 0);
         EQ(out.dr6 & 0xe000, 0x2000);
         EQ(read_dr7(), 0x400);

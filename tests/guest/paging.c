@@ -1,10 +1,10 @@
-/* paging.c - paging as the manual has it: rights, error codes, accessed and dirty bits, and what may
- * not be seen any more after an invalidation.
+/* paging.c - paging as the manual has it: rights, error codes, accessed and dirty bits, and what
+ * may not be seen any more after an invalidation.
  *
  * SDM 3A 4.3 (32-bit paging), 4.4 (PAE), 4.6 (access rights), 4.7 (page-fault error codes), 4.8
  * (accessed and dirty), 4.10 (caching: 4.10.4.1 what invalidates, 4.10.2.4 global pages), 4.1.3
- * (mode bits). Most groups run in both paging modes. Nothing here requires a stale translation to be
- * seen: only that a stale one is not, where the manual forbids it. */
+ * (mode bits). Most groups run in both paging modes. Nothing here requires a stale translation to
+ * be seen: only that a stale one is not, where the manual forbids it. */
 #include "guest.h"
 
 const char guest_name[] = "paging";
@@ -103,7 +103,7 @@ static int expected(uint64_t up, uint64_t low, enum access access, bool user, bo
            (access == EXEC && code_bit ? 16 : 0);
 }
 
-static void access_check(enum access access, bool user, int want, int line)
+static void access_check(enum access access, bool user, int want, uint32_t n)
 {
     IN(.esi = LIN + 0x10, .cs = user ? UCODE : 0u, .eax = 1);
     const struct snip *snip = access == READ    ? CODE("mov ecx, [esi]")
@@ -111,13 +111,13 @@ static void access_check(enum access access, bool user, int want, int line)
                                                 : CODE("call esi");
     in.eip = snip->start + (user ? 0 : SUPERVISOR);
     go(snip);
-    check(out.vector, want < 0 ? DONE : PF, "vector", __FILE__, line);
+    CHECK(out.vector, want < 0 ? DONE : PF, "vector", n);
     if (want < 0)
         return;
-    check(out.error, (uint32_t)want, "error code", __FILE__, line);
-    check(out.cr2, LIN + (access == WRITE ? 0x30 : 0x10), "cr2", __FILE__, line);
+    CHECK(out.error, (uint32_t)want, "error code", n);
+    CHECK(out.cr2, LIN + (access == WRITE ? 0x30 : 0x10), "cr2", n);
     if (access == EXEC)
-        check(out.eip, LIN + 0x10, "eip of a fetch fault", __FILE__, line);
+        CHECK(out.eip, LIN + 0x10, "eip of a fetch fault", n);
 }
 
 static void rights_in(bool in_pae, uint32_t cr4, bool large)
@@ -129,7 +129,8 @@ static void rights_in(bool in_pae, uint32_t cr4, bool large)
     map_snippets();
     for (uint32_t up = 0; up < nx_step; up++)
         for (uint32_t low = 0; low < (large ? 1 : nx_step); low++) {
-            uint64_t up_flags = (up & 7) | (up & 8 ? NX : 0), low_flags = (low & 7) | (low & 8 ? NX : 0);
+            uint64_t up_flags = (up & 7) | (up & 8 ? NX : 0),
+                     low_flags = (low & 7) | (low & 8 ? NX : 0);
             if (large) {
                 if (pae)
                     *pae_pde(LIN) = page | up_flags | PS;
@@ -146,7 +147,7 @@ static void rights_in(bool in_pae, uint32_t cr4, bool large)
                 enum access access = (enum access)(n >> 2);
                 write_cr0((read_cr0() & ~CR0_WP) | (wp ? CR0_WP : 0u));
                 int want = expected(up_flags, low_flags, access, user, wp, cr4);
-                access_check(access, user, want, (int)(up * 100 + low));
+                access_check(access, user, want, up * 100 + low);
             }
         }
     stop();
@@ -241,14 +242,14 @@ static void accessed_dirty_in(bool in_pae)
         IN(.esi = LIN, .ebx = 0);
         in.ebx = addr(frame[0]);
         go(cases[i].snip);
-        check(out.vector, DONE, "accessed/dirty", __FILE__, (int)i);
-        check(pte(LIN) & (A | DIRTY), cases[i].want, "PTE bits", __FILE__, (int)i);
-        check(pde(LIN) & A, cases[i].want & A, "PDE accessed", __FILE__, (int)i);
+        CHECK(out.vector, DONE, "accessed/dirty", i);
+        CHECK(pte(LIN) & (A | DIRTY), cases[i].want, "PTE bits", i);
+        CHECK(pde(LIN) & A, cases[i].want & A, "PDE accessed", i);
         /* Clear D but leave A: after INVLPG the next write sets it again, a read does not. */
         map(LIN, addr(frame[0]), P | W | A);
         invlpg(LIN);
         go(cases[i].snip);
-        check(pte(LIN) & (A | DIRTY), cases[i].want | A, "PTE bits, A set before", __FILE__, (int)i);
+        CHECK(pte(LIN) & (A | DIRTY), cases[i].want | A, "PTE bits, A set before", i);
     }
     /* A dirty bit is needed once per page, also when the page was read hot before. */
     map(LIN, addr(frame[0]), P | W);
@@ -408,10 +409,11 @@ static void invalidation_in(bool in_pae)
         }
         IN(.esi = LIN, .ecx = 50, .cs = n & 1 ? UCODE : 0u);
         OK("1: mov eax, [esi]; mov ebx, [esi + 4092]; loop 1b");
-        check(out.eax, 100 + (n & 3), "remapped", __FILE__, (int)n);
-        check(out.ebx, 100 + (n & 3), "remapped", __FILE__, (int)n);
+        CHECK(out.eax, 100 + (n & 3), "remapped", n);
+        CHECK(out.ebx, 100 + (n & 3), "remapped", n);
     }
-    /* Absent to present needs no invalidation; present to absent, to read-only, to supervisor does. */
+    /* Absent to present needs no invalidation; present to absent, to read-only, to supervisor does.
+     */
     map(LIN, 0, 0);
     invlpg(LIN);
     IN(.esi = LIN, .cs = UCODE);
@@ -517,10 +519,12 @@ static void two_spaces(void)
             map(LIN, addr(frame[s]), P | U | W);
             map(LIN + 4096, addr(frame[2 + s]), P | U | W);
             frame[s][0] = 1000 + s;
-            memcpy(frame[2 + s], (const uint8_t[]){0xb8, (uint8_t)(7 + s), 0, 0, 0, 0x03, 0x06, 0xc3}, 8);
+            memcpy(frame[2 + s],
+                   (const uint8_t[]){0xb8, (uint8_t)(7 + s), 0, 0, 0, 0x03, 0x06, 0xc3}, 8);
         }
         IN(.ecx = 2000, .esi = LIN, .edi = LIN + 4096, .ebx = addr(root[0]), .edx = addr(root[1]));
-        OK("1: mov cr3, ebx; call edi; add ebp, eax; inc dword ptr [esi]; mov cr3, edx; call edi; sub ebp, eax; xchg ebx, edx; "
+        OK("1: mov cr3, ebx; call edi; add ebp, eax; inc dword ptr [esi]; mov cr3, edx; call edi; "
+           "sub ebp, eax; xchg ebx, edx; "
            "xchg ebx, edx; loop 1b; mov cr3, ebx");
         /* Each round adds 7 + its first value, and takes off 8 + 1001. */
         EQ(out.ebp, 2000 * (7 + 1000) + 2000 * 1999 / 2 - 2000 * (8 + 1001));
@@ -538,7 +542,8 @@ static void two_spaces(void)
     }
 }
 
-/* Accesses over a page boundary: the second page faults with its own address, nothing is written. */
+/* Accesses over a page boundary: the second page faults with its own address, nothing is written.
+ */
 static void crossing(void)
 {
     for (int mode = 0; mode < 2; mode++) {
@@ -570,7 +575,8 @@ static void crossing(void)
             FAULT("lgdt [esi]", GP, 0);
             in.cs = 0;
             FAULT("lgdt [esi]", PF, 0);
-            IN(.esp = LIN + 4096 + k, .cs = UCODE); /* a push into the read-only page, over the edge */
+            IN(.esp = LIN + 4096 + k,
+               .cs = UCODE); /* a push into the read-only page, over the edge */
             FAULT("push eax", PF, 7);
             EQ(frame[0][1023], 0x11111111);
             FAULT("call 1f; 1:", PF, 7);
@@ -588,21 +594,24 @@ static void crossing(void)
     }
 }
 
-/* An instruction that reads and writes needs write access from the start: W is set in the error code
- * also where the page is absent (measured on hardware; SDM 3A 4.7 "the access causing it was a write"). */
+/* An instruction that reads and writes needs write access from the start: W is set in the error
+ * code also where the page is absent (measured on hardware; SDM 3A 4.7 "the access causing it was a
+ * write"). */
 static void read_modify_write(void)
 {
     start(false, 0);
     map(LIN, 0, 0);
     IN(.esi = LIN, .cs = UCODE);
-    const struct snip *code[] = {
-        CODE("inc dword ptr [esi]"), CODE("add [esi], eax"), CODE("xchg [esi], al"),
-        CODE("lock xadd [esi], eax"), CODE("cmpxchg [esi], edx"), CODE("bts dword ptr [esi], 3"),
-        CODE("btr [esi], eax"), CODE("shl dword ptr [esi], 3"), CODE("not word ptr [esi]"),
-        CODE("rcl dword ptr [esi]"), CODE("cmpxchg8b [esi]"), CODE("shld [esi], eax, 3"),
-        CODE("sete [esi]"), CODE("fnstenv [esi]"), CODE("fnstcw [esi]"), CODE("mov [esi], ds")};
+    const struct snip *code[] = {CODE("inc dword ptr [esi]"), CODE("add [esi], eax"),
+                                 CODE("xchg [esi], al"),      CODE("lock xadd [esi], eax"),
+                                 CODE("cmpxchg [esi], edx"),  CODE("bts dword ptr [esi], 3"),
+                                 CODE("btr [esi], eax"),      CODE("shl dword ptr [esi], 3"),
+                                 CODE("not word ptr [esi]"),  CODE("rcl dword ptr [esi]"),
+                                 CODE("cmpxchg8b [esi]"),     CODE("shld [esi], eax, 3"),
+                                 CODE("sete [esi]"),          CODE("fnstenv [esi]"),
+                                 CODE("fnstcw [esi]"),        CODE("mov [esi], ds")};
     for (size_t i = 0; i < COUNT(code); i++) {
-        UNLESS_QEMU(RMW) fault(code[i], PF, 6, __FILE__, __LINE__);
+        UNLESS_QEMU(RMW) FAULTS(code[i], PF, 6, i);
     }
     stop();
 }
@@ -619,20 +628,24 @@ static void tables_by_alias(void)
         frame[i][0] = 300 + i;
     flush();
     for (uint32_t n = 0; n < 16; n++) {
-        IN(.esi = ALIAS, .ebx = LIN, .eax = addr(frame[n & 3]) | P | W | U, .ecx = addr(frame[~n & 3]) | P | W);
-        OK("mov [esi], eax; invlpg [ebx]; mov edx, [ebx]; xchg [esi], ecx; invlpg [ebx]; mov ebp, [ebx]; mov edi, [esi]");
+        IN(.esi = ALIAS, .ebx = LIN, .eax = addr(frame[n & 3]) | P | W | U,
+           .ecx = addr(frame[~n & 3]) | P | W);
+        OK("mov [esi], eax; invlpg [ebx]; mov edx, [ebx]; xchg [esi], ecx; invlpg [ebx]; mov ebp, "
+           "[ebx]; mov edi, [esi]");
         EQ(out.edx, 300 + (n & 3));
         EQ(out.ebp, 300 + (~n & 3));
         EQ(out.edi, (addr(frame[~n & 3]) | P | W | A));
         EQ(out.ecx, (addr(frame[n & 3]) | P | W | U | A));
         in.edi = ALIAS, in.ecx = 8;
-        OK("rep stosd; mov ecx, cr3; mov cr3, ecx; mov edx, [ebx + 0x7000]; lock btr dword ptr [esi], 5; lock and dword ptr [esi + 0x1c], 0xffffffdf");
+        OK("rep stosd; mov ecx, cr3; mov cr3, ecx; mov edx, [ebx + 0x7000]; lock btr dword ptr "
+           "[esi], 5; lock and dword ptr [esi + 0x1c], 0xffffffdf");
         EQ(out.edx, 300 + (n & 3));
         EQ(pte(LIN + 0x7000) & A, 0);
         EQ(pte(LIN) & A, 0);
         /* Through the directory's alias: a whole 4 MiB goes and comes. */
         in.edi = ALIAS + 4096 + (LIN >> 22) * 4;
-        OK("mov edx, [edi]; mov dword ptr [edi], 0; mov ecx, cr3; mov cr3, ecx; mov [edi], edx; mov eax, [ebx]");
+        OK("mov edx, [edi]; mov dword ptr [edi], 0; mov ecx, cr3; mov cr3, ecx; mov [edi], edx; "
+           "mov eax, [ebx]");
         FAULT("mov dword ptr [edi], 0; mov ecx, cr3; mov cr3, ecx;" AT "mov eax, [ebx]", PF, 0);
         pd[LIN >> 22] = table | P | W | U;
     }
@@ -665,7 +678,8 @@ static void implicit_accesses(void)
 /* CR0 and CR4 combinations. SDM 3A 2.5, 4.1.1. */
 static void mode_bits(void)
 {
-    UNLESS_QEMU(CR0_BITS) {
+    UNLESS_QEMU(CR0_BITS)
+    {
         IN(.eax = CR0_PG | CR0_ET);
         FAULT("mov cr0, eax", GP, 0); /* PG without PE */
         in.eax = CR0_PE | CR0_ET | 1 << 29;
@@ -683,7 +697,8 @@ static void mode_bits(void)
     map(LIN, addr(frame[0]), P | W);
     frame[0][0] = 9;
     IN(.ecx = 500, .esi = LIN, .edi = addr(frame[0]));
-    OK("1: mov eax, cr0; add ebx, [esi]; and eax, 0x7fffffff; mov cr0, eax; add ebx, [edi]; or eax, 0x80000000; mov cr0, eax; "
+    OK("1: mov eax, cr0; add ebx, [esi]; and eax, 0x7fffffff; mov cr0, eax; add ebx, [edi]; or "
+       "eax, 0x80000000; mov cr0, eax; "
        "inc dword ptr [esi]; loop 1b");
     EQ(frame[0][0], 509);
     EQ(out.ebx, 2 * (500 * 9 + 499 * 500 / 2));

@@ -1,8 +1,9 @@
 /* segments.c - segmentation: limits, types, bases, 16-bit segments, far transfers, gates and tasks.
  *
  * SDM 3A 3.4.5 (descriptors), 5.3 (limits, expand-down), 5.4 (types), 5.6 and 5.8 (privilege, call
- * gates, stack switch, conforming code), 5.8.6 (returns null segments), 7.2-7.5 (tasks: busy bit, NT,
- * link, T), 21 (mixing 16-bit and 32-bit code); SDM 2: CALL, JMP, RET, IRET, INT, each "Operation". */
+ * gates, stack switch, conforming code), 5.8.6 (returns null segments), 7.2-7.5 (tasks: busy bit,
+ * NT, link, T), 21 (mixing 16-bit and 32-bit code); SDM 2: CALL, JMP, RET, IRET, INT, each
+ * "Operation". */
 #include "guest.h"
 
 const char guest_name[] = "segments";
@@ -30,15 +31,20 @@ struct limit_case {
 
 static void limits(void)
 {
-    static const struct limit_case segments[] = {
-        {0x7ff, 0x4f3}, {0xffe, 0x0f3}, {1, 0xcf3}, {0x7ff, 0x4f7}, {0x7ff, 0x0f7}, {0, 0x4f3}, {0x800, 0xcf7}, {0x7ff, 0x4f2}};
+    static const struct limit_case segments[] = {{0x7ff, 0x4f3}, {0xffe, 0x0f3}, {1, 0xcf3},
+                                                 {0x7ff, 0x4f7}, {0x7ff, 0x0f7}, {0, 0x4f3},
+                                                 {0x800, 0xcf7}, {0x7ff, 0x4f2}};
     static const uint8_t sizes[] = {1, 2, 4, 8};
     /* Read and write of each size at FS:ESI; also by string and stack. */
-    const struct snip *reads[] = {CODE("mov al, fs:[esi]"), CODE("mov ax, fs:[esi]"), CODE("mov eax, fs:[esi]"), CODE("fld qword ptr fs:[esi]; fstp st(0)")};
-    const struct snip *writes[] = {CODE("mov fs:[esi], al"), CODE("add word ptr fs:[esi], 1"), CODE("mov fs:[esi], eax"), CODE("cmpxchg8b fs:[esi]")};
+    const struct snip *reads[] = {CODE("mov al, fs:[esi]"), CODE("mov ax, fs:[esi]"),
+                                  CODE("mov eax, fs:[esi]"),
+                                  CODE("fld qword ptr fs:[esi]; fstp st(0)")};
+    const struct snip *writes[] = {CODE("mov fs:[esi], al"), CODE("add word ptr fs:[esi], 1"),
+                                   CODE("mov fs:[esi], eax"), CODE("cmpxchg8b fs:[esi]")};
     go(CODE("fninit"));
     for (size_t n = 0; n < COUNT(segments); n++) {
-        bool down = segments[n].attr & 4, big = segments[n].attr & 0x400, pages = segments[n].attr & 0x800;
+        bool down = segments[n].attr & 4, big = segments[n].attr & 0x400,
+             pages = segments[n].attr & 0x800;
         uint32_t limit = pages ? segments[n].limit << 12 | 0xfff : segments[n].limit;
         /* The base puts the interesting offsets into the buffer. */
         uint32_t base = addr(buffer) + 4096 - (limit & ~0xfffu);
@@ -52,15 +58,16 @@ static void limits(void)
                     const struct snip *snip = w ? writes[s] : reads[s];
                     if (ok) {
                         go(snip);
-                        check(out.vector, DONE, "inside the limit", __FILE__, (int)n);
+                        CHECK(out.vector, DONE, "inside the limit", n);
                     } else {
-                        fault(snip, GP, 0, __FILE__, (int)n);
+                        FAULTS(snip, GP, 0, n);
                     }
                 }
             }
         if (!down || big)
             continue;
-        for (uint32_t offset = 0xfffa; offset < 0x10003; offset++) { /* the upper bound of a small expand-down segment */
+        for (uint32_t offset = 0xfffa; offset < 0x10003;
+             offset++) { /* the upper bound of a small expand-down segment */
             gdt_set(S0, addr(buffer) - 0xe000, segments[n].limit, segments[n].attr);
             IN(.cs = UCODE, .fs = S0 | 3, .esi = offset);
             if (offset + 3 <= 0xffff)
@@ -71,7 +78,8 @@ static void limits(void)
     }
     /* Every register, and every way to get at memory without a ModRM byte. */
     gdt_set(S0, addr(buffer), 0xff, 0x4f3);
-    IN(.cs = UCODE, .ds = S0 | 3, .es = S0 | 3, .gs = S0 | 3, .esi = 0xfd, .edi = 0x100, .ebx = 0xff, .eax = 1);
+    IN(.cs = UCODE, .ds = S0 | 3, .es = S0 | 3, .gs = S0 | 3, .esi = 0xfd, .edi = 0x100,
+       .ebx = 0xff, .eax = 1);
     FAULT("mov ecx, [esi]", GP, 0);
     FAULT("mov ecx, es:[esi]", GP, 0);
     FAULT("mov ecx, gs:[esi + 3]", GP, 0);
@@ -85,7 +93,8 @@ static void limits(void)
     FAULT("jmp dword ptr [esi]", GP, 0);
     FAULT("les ecx, [esi - 2]", GP, 0);
     FAULT("fnstenv [esi - 24]", GP, 0);
-    OK("mov cl, [esi]; mov cx, [esi + 1]; lea edx, [esi + 100]; mov ecx, [esi - 1]; xor eax, eax; bt [esi - 1], eax");
+    OK("mov cl, [esi]; mov cx, [esi + 1]; lea edx, [esi + 100]; mov ecx, [esi - 1]; xor eax, eax; "
+       "bt [esi - 1], eax");
     /* A REP that runs out of its segment has done what was inside. */
     IN(.cs = UCODE, .es = S0 | 3, .edi = 0xf0, .ecx = 10, .eax = 0x5a5a5a5a);
     RUN("rep stosd");
@@ -145,7 +154,8 @@ static void types(void)
     FAULT("push 1; pop es;" AT "stosb", GP, 0);
     FAULT("push 2; pop ds;" AT "inc dword ptr [esi]", GP, 0);
     FAULT("mov ebx, 3; mov ds, ebx;" AT "lodsb", GP, 0);
-    OK("push 3; pop ds; lea eax, [esi]; nop dword ptr [esi]; mov ebx, ss:[esi]; mov ecx, 0; rep lodsb");
+    OK("push 3; pop ds; lea eax, [esi]; nop dword ptr [esi]; mov ebx, ss:[esi]; mov ecx, 0; rep "
+       "lodsb");
 }
 
 /* Bases, with offsets that wrap modulo 2^32: a 4 GiB segment at any base reaches everything. */
@@ -157,9 +167,10 @@ static void bases(void)
         for (uint32_t i = 0; i < 64; i++)
             memory[i] = i * 0x01010101;
         gdt_set(S0, base, 0xfffff, 0xcf3);
-        IN(.cs = UCODE, .fs = S0 | 3, .gs = S0 | 3, .ds = S0 | 3, .es = S0 | 3, .esi = addr(memory) - base, .ebx = 5, .eax = 9,
-           .edi = addr(memory) + 128 - base);
-        OK("mov eax, [esi + 4]; add eax, fs:[esi + ebx * 4]; mov gs:[esi], eax; movsd; mov ecx, es:[edi]; push dword ptr [esi]; pop edx; "
+        IN(.cs = UCODE, .fs = S0 | 3, .gs = S0 | 3, .ds = S0 | 3, .es = S0 | 3,
+           .esi = addr(memory) - base, .ebx = 5, .eax = 9, .edi = addr(memory) + 128 - base);
+        OK("mov eax, [esi + 4]; add eax, fs:[esi + ebx * 4]; mov gs:[esi], eax; movsd; mov ecx, "
+           "es:[edi]; push dword ptr [esi]; pop edx; "
            "lock xadd [esi + 8], ebx; inc word ptr [esi + 16]");
         EQ(out.eax, 0x06060606);
         EQ(memory[0], 0x06060606);
@@ -169,13 +180,17 @@ static void bases(void)
         EQ(out.ebx, 3 * 0x01010101);
         EQ(memory[3], 3 * 0x01010101 + 5);
         EQ(memory[5] & 0xffff, 0x0506);
-        IN(.cs = UCODE, .ds = S0 | 3, .esi = addr(memory) + 16 - base, .eax = 0x22, .ebx = addr(memory) - base);
-        OK("fninit; fld dword ptr [esi]; fstp dword ptr [esi + 4]; mov cl, [ebx + 8]; mov ch, [ebx + 9]; mov [ebx + 12], ah; "
-           "bts dword ptr [ebx], 31; cmp dword ptr [ebx + 16], 0x04040404; setne dl; xlat; mov edi, [ebx + esi * 1 - 16 + 0]; nop; sub esi, 16");
+        IN(.cs = UCODE, .ds = S0 | 3, .esi = addr(memory) + 16 - base, .eax = 0x22,
+           .ebx = addr(memory) - base);
+        OK("fninit; fld dword ptr [esi]; fstp dword ptr [esi + 4]; mov cl, [ebx + 8]; mov ch, [ebx "
+           "+ 9]; mov [ebx + 12], ah; "
+           "bts dword ptr [ebx], 31; cmp dword ptr [ebx + 16], 0x04040404; setne dl; xlat; mov "
+           "edi, [ebx + esi * 1 - 16 + 0]; nop; sub esi, 16");
         EQ(out.esi, addr(memory) - base);
         /* The stack in a segment with a base. */
         IN(.cs = UCODE, .ss = S0 | 3, .esp = addr(memory) + 128 - base, .eax = 0x77, .ecx = 30);
-        OK("1: push eax; call 2f; pop edx; loop 1b; jmp 3f; 2: mov ebp, esp; inc dword ptr [ebp + 4]; mov ebx, [esp]; ret; 3:");
+        OK("1: push eax; call 2f; pop edx; loop 1b; jmp 3f; 2: mov ebp, esp; inc dword ptr [ebp + "
+           "4]; mov ebx, [esp]; ret; 3:");
         EQ(out.edx, 0x78);
         EQ(out.esp, addr(memory) + 128 - base);
         EQ(memory[31], 0x78);
@@ -192,7 +207,8 @@ static void bases(void)
     gdt_set(S1, addr(memory) + 4, 0xfffff, 0xcf3);
     memory[0] = 3, memory[1] = 5;
     IN(.cs = UCODE, .eax = S0 | 3, .ebx = S1 | 3, .ecx = 500);
-    OK("1: mov fs, eax; add edx, fs:[0]; mov fs, ebx; add edi, fs:[0]; xchg eax, ebx; xchg eax, ebx; loop 1b");
+    OK("1: mov fs, eax; add edx, fs:[0]; mov fs, ebx; add edi, fs:[0]; xchg eax, ebx; xchg eax, "
+       "ebx; loop 1b");
     EQ(out.edx, 1500);
     EQ(out.edi, 2500);
     /* A descriptor changed in memory counts with the next load only. */
@@ -210,10 +226,12 @@ static void code_segments(void)
         uint32_t attr, sel;
     } kinds[] = {{0x49b, 0}, {0x4fb, 3}};
     for (uint32_t k = 0; k < 2; k++) {
-        const struct snip *snip = CODE("mov ecx, 50; 1: call 2f; loop 1b; jmp 3f; 2: inc eax; ret; 3: mov ebx, [esp]; mov edx, cs:[0]");
+        const struct snip *snip = CODE("mov ecx, 50; 1: call 2f; loop 1b; jmp 3f; 2: inc eax; ret; "
+                                       "3: mov ebx, [esp]; mov edx, cs:[0]");
         uint32_t size = snip->end + 2 - snip->start;
         gdt_set(S0, snip->start - 1, size, kinds[k].attr); /* the snippet is at offset 1 */
-        IN(.cs = S0 | kinds[k].sel, .eip = 1, .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
+        IN(.cs = S0 | kinds[k].sel, .eip = 1,
+           .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
         go(snip);
         EQ(out.vector, DONE);
         EQ(out.eax, 50);
@@ -224,7 +242,8 @@ static void code_segments(void)
         snip = CODE("nop; nop; nop; inc eax; inc eax");
         gdt_set(S0, snip->start - 1, 4, kinds[k].attr);
         go(snip);
-        UNLESS_QEMU(LIMITS) {
+        UNLESS_QEMU(LIMITS)
+        {
             EQ(out.vector, GP);
             EQ(out.error, 0);
             EQ(out.eip, 5);
@@ -274,7 +293,8 @@ static void stack_16(void)
     uint32_t base = 0x20000; /* low RAM; 64 KiB */
     gdt_set(S0, base, 0xffff, 0x0f3);
     IN(.cs = UCODE, .ss = S0 | 3, .esp = 0x4444, .eax = 0x11223344, .ebp = 0x55660010);
-    OK("mov esp, 0xabcd0004; push eax; push ax; pushw 0x7788; push eax; mov ecx, esp; pop edx; pop bx; lea esi, [esp]");
+    OK("mov esp, 0xabcd0004; push eax; push ax; pushw 0x7788; push eax; mov ecx, esp; pop edx; pop "
+       "bx; lea esi, [esp]");
     EQ(out.ecx, 0xabcdfff8);
     EQ(*(uint32_t *)(base + 0), 0x11223344);
     EQ(*(uint16_t *)(base + 0xfffe), 0x3344);
@@ -286,7 +306,8 @@ static void stack_16(void)
     EQ(out.ss, S0 | 3);
     OK("mov esp, 0x9999fffe; push eax; pop cx; pop dx; mov edi, esp");
     EQ(out.edi, 0x9999fffe);
-    OK("mov esp, 0x12340100; call 1f; jmp 2f; 1: mov ecx, esp; ret 2; 2: mov edx, esp; enter 8, 0; mov ebx, ebp; mov esi, esp; leave; "
+    OK("mov esp, 0x12340100; call 1f; jmp 2f; 1: mov ecx, esp; ret 2; 2: mov edx, esp; enter 8, 0; "
+       "mov ebx, ebp; mov esi, esp; leave; "
        "pushad; popad; pushfd; popfd");
     EQ(out.ecx, 0x123400fc);
     EQ(out.edx, 0x12340102);
@@ -294,30 +315,31 @@ static void stack_16(void)
     EQ(out.esi, 0x123400f6);
     EQ(out.esp, 0x12340102);
     in.ecx = 40;
-    OK("mov esp, 0x12340000; 1: push ecx; call 2f; pop eax; loop 1b; jmp 3f; 2: add edx, [esp + 4 - 0x12340000]; push eax; pop eax; "
+    OK("mov esp, 0x12340000; 1: push ecx; call 2f; pop eax; loop 1b; jmp 3f; 2: add edx, [esp + 4 "
+       "- 0x12340000]; push eax; pop eax; "
        "ret; 3:");
     EQ(out.edx, 820);
-    UNLESS_QEMU(LIMITS) FAULT("mov esp, 2;" AT "push eax", SS, 0); /* FFFEh to 10001h does not wrap */
+    UNLESS_QEMU(LIMITS)
+    FAULT("mov esp, 2;" AT "push eax", SS, 0); /* FFFEh to 10001h does not wrap */
     /* IRET to a 16-bit stack writes SP only: the upper half is what the kernel's ESP had there. */
     OK("mov eax, esp");
     EQ(out.eax, (run_esp & 0xffff0000) | 0x4444);
 }
 
-/* 16-bit code: default sizes, prefixes the other way round, IP wraps. Bytes, so that the assembler's
- * idea of sizes is out of the way. */
+/* 16-bit code: default sizes, prefixes the other way round, IP wraps. Bytes, so that the
+ * assembler's idea of sizes is out of the way. */
 static void code_16(void)
 {
-    static const uint8_t bytes[] = {
-        0xb8, 0x34, 0x12,                   /* mov ax, 1234h */
-        0x66, 0xb9, 0x78, 0x56, 0x34, 0x12, /* mov ecx, 12345678h */
-        0x8b, 0x1e, 0x10, 0x00,             /* mov bx, [10h] */
-        0x67, 0x8b, 0x96, 0x10, 0, 0, 0,    /* mov dx, [esi + 10h] */
-        0x66, 0x03, 0x40, 0x02,             /* add eax, [bx + si + 2] */
-        0xe8, 0x06, 0x00,                   /* call +6 */
-        0xe2, 0xfe,                         /* loop . (CX) */
-        0x66, 0xcb,                         /* retfd */
-        0x90, 0x90,                         /* nop; nop */
-        0x50, 0x40, 0x5f, 0xc3};            /* push ax; inc ax; pop di; ret */
+    static const uint8_t bytes[] = {0xb8, 0x34, 0x12,                      /* mov ax, 1234h */
+                                    0x66, 0xb9, 0x78, 0x56, 0x34, 0x12,    /* mov ecx, 12345678h */
+                                    0x8b, 0x1e, 0x10, 0x00,                /* mov bx, [10h] */
+                                    0x67, 0x8b, 0x96, 0x10, 0,    0,    0, /* mov dx, [esi + 10h] */
+                                    0x66, 0x03, 0x40, 0x02,  /* add eax, [bx + si + 2] */
+                                    0xe8, 0x06, 0x00,        /* call +6 */
+                                    0xe2, 0xfe,              /* loop . (CX) */
+                                    0x66, 0xcb,              /* retfd */
+                                    0x90, 0x90,              /* nop; nop */
+                                    0x50, 0x40, 0x5f, 0xc3}; /* push ax; inc ax; pop di; ret */
     for (uint32_t k = 0; k < 2; k++) {
         memcpy(code16, bytes, sizeof(bytes));
         gdt_set(S0, addr(code16), 0xffff, k ? 0x0fb : 0x09b);
@@ -326,7 +348,8 @@ static void code_16(void)
             memory[i] = 0;
         memory[4] = 0x20;       /* [10h] */
         memory[8] = 0x02000000; /* [22h] is 0200h */
-        IN(.cs = both[k], .eax = 0x99990000, .ebx = 0x88880000, .edx = 0x77770000, .esi = 0, .edi = 0x66660000, .ebp = S1 | 3,
+        IN(.cs = both[k], .eax = 0x99990000, .ebx = 0x88880000, .edx = 0x77770000, .esi = 0,
+           .edi = 0x66660000, .ebp = S1 | 3,
            .esp = (k ? addr(user_stack_top) : addr(kernel_stack_top)) - 64);
         OK("mov ds, ebp; .byte 0x9a; .long 0; .word 0x40");
         EQ(out.eax, 0x99991435);
@@ -339,7 +362,8 @@ static void code_16(void)
         code16[0] = 0xeb, code16[1] = 0xfe - 4; /* jmp -4: to FFFEh, beyond the limit */
         gdt_set(S0, addr(code16), 0xfff, k ? 0x0fb : 0x09b);
         IN(.cs = both[k]);
-        UNLESS_QEMU(LIMITS) {
+        UNLESS_QEMU(LIMITS)
+        {
             RUN(".byte 0x9a; .long 0; .word 0x40");
             EQ(out.vector, GP);
             EQ(out.eip, 0);
@@ -351,14 +375,17 @@ static void code_16(void)
 /* Direct far JMP and CALL to every kind of descriptor; SDM 2 JMP "Operation". */
 static void far_transfers(void)
 {
-    const struct snip *jump = CODE(".byte 0xff, 0x2e; ud2; 1:"), *call = CODE(".byte 0xff, 0x1e; ud2; 1:");
+    const struct snip *jump = CODE(".byte 0xff, 0x2e; ud2; 1:"),
+                      *call = CODE(".byte 0xff, 0x1e; ud2; 1:");
     for (uint32_t c = 0; c < 2; c++)
         for (uint32_t type = 0; type < 32; type++) {
             bool system = type < 16;
-            if (system && (1 << type & (1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 12)))
+            if (system &&
+                (1 << type & (1 << 1 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 12)))
                 continue; /* tasks and gates: below */
             for (uint32_t n = 0; n < 16; n++) {
-                uint32_t dpl = n & 1 ? 3 : 0, rpl = n & 2 ? 3 : 0, present = n & 4 ? 0x80 : 0, cpl = c ? 3 : 0;
+                uint32_t dpl = n & 1 ? 3 : 0, rpl = n & 2 ? 3 : 0, present = n & 4 ? 0x80 : 0,
+                         cpl = c ? 3 : 0;
                 const struct snip *snip = n & 8 ? call : jump;
                 gdt_set(S0, 0, 0xfffff, 0xc00 | present | dpl << 5 | type);
                 memory[0] = snip->start + 4, memory[1] = S0 | rpl;
@@ -370,7 +397,7 @@ static void far_transfers(void)
                     vector = NP;
                 IN(.cs = both[c], .esi = addr(memory));
                 go(snip);
-                check(out.vector, vector, "far transfer", __FILE__, (int)(type * 100 + n));
+                CHECK(out.vector, vector, "far transfer", (type * 100 + n));
                 if (vector == DONE) {
                     EQ(out.cs, S0 | cpl);
                     UNLESS_QEMU(ACCESSED) EQ(gdt[S0 >> 3] >> 40 & 1, 1);
@@ -382,15 +409,18 @@ static void far_transfers(void)
         }
 }
 
-/* RETF and IRET to every code segment; to an outer level they change the stack and null segments. */
+/* RETF and IRET to every code segment; to an outer level they change the stack and null segments.
+ */
 static void far_returns(void)
 {
     static const uint8_t code_types[] = {0x1b, 0x1f, 0x13};
     const struct snip *retf = CODE("push eax; push ebx; push edx; push ecx; retf; ud2; 1:");
-    const struct snip *iret = CODE("push eax; push ebx; push 0x202; push edx; push ecx; iretd; ud2; 1:");
+    const struct snip *iret =
+        CODE("push eax; push ebx; push 0x202; push edx; push ecx; iretd; ud2; 1:");
     for (uint32_t c = 0; c < 2; c++)
         for (uint32_t n = 0; n < 3 * 16; n++) {
-            uint32_t type = code_types[n / 16], dpl = n & 1 ? 3 : 0, rpl = n & 2 ? 3 : 0, present = n & 4 ? 0x80 : 0, cpl = c ? 3 : 0;
+            uint32_t type = code_types[n / 16], dpl = n & 1 ? 3 : 0, rpl = n & 2 ? 3 : 0,
+                     present = n & 4 ? 0x80 : 0, cpl = c ? 3 : 0;
             const struct snip *snip = n & 8 ? iret : retf;
             gdt_set(S0, 0, 0xfffff, 0xc00 | present | dpl << 5 | type);
             uint32_t vector = DONE;
@@ -400,9 +430,10 @@ static void far_returns(void)
                 vector = NP;
             outb(0x21, 0xff);
             outb(0xa1, 0xff);
-            IN(.cs = both[c], .eax = UDATA, .ebx = addr(user_stack_top) - 256, .edx = S0 | rpl, .ecx = snip->end, .fs = c ? 0u : KDATA);
+            IN(.cs = both[c], .eax = UDATA, .ebx = addr(user_stack_top) - 256, .edx = S0 | rpl,
+               .ecx = snip->end, .fs = c ? 0u : KDATA);
             go(snip);
-            check(out.vector, vector, "far return", __FILE__, (int)n);
+            CHECK(out.vector, vector, "far return", n);
             if (vector != DONE) {
                 EQ(out.error, S0);
                 continue;
@@ -417,24 +448,31 @@ static void far_returns(void)
         }
     /* RETF n to an outer level takes n from both stacks. */
     IN(.ebx = addr(user_stack_top) - 256, .esi = addr(kernel_stack_top) - 64);
-    OK("push 0x23; push ebx; push 11; push 22; push 0x1b; push offset 1f; retf 8; ud2; 1: mov eax, esp");
+    OK("push 0x23; push ebx; push 11; push 22; push 0x1b; push offset 1f; retf 8; ud2; 1: mov eax, "
+       "esp");
     EQ(out.eax, addr(user_stack_top) - 256 + 8);
     EQ(out.cs, UCODE);
     /* Bad stacks. */
     static const struct {
         uint32_t ss, vector, error;
-    } stacks[] = {{0, GP, 0}, {KDATA, GP, KDATA}, {KDATA | 3, GP, KDATA}, {UCODE, GP, UCODE & ~3u}, {UDATA & ~3u, GP, UDATA & ~3u},
+    } stacks[] = {{0, GP, 0},
+                  {KDATA, GP, KDATA},
+                  {KDATA | 3, GP, KDATA},
+                  {UCODE, GP, UCODE & ~3u},
+                  {UDATA & ~3u, GP, UDATA & ~3u},
                   {GDT_ENTRIES * 8 | 3, GP, GDT_ENTRIES * 8}};
     for (size_t i = 0; i < COUNT(stacks); i++) {
         IN(.eax = stacks[i].ss);
         FAULT("push eax; push 0; push 0x1b; push 0;" AT "retf", stacks[i].vector, stacks[i].error);
-        FAULT("push eax; push 0; push 2; push 0x1b; push 0;" AT "iretd", stacks[i].vector, stacks[i].error);
+        FAULT("push eax; push 0; push 2; push 0x1b; push 0;" AT "iretd", stacks[i].vector,
+              stacks[i].error);
     }
     gdt_set(S1, 0, 0xfffff, 0xc73); /* not present */
     IN(.eax = S1 | 3);
     UNLESS_QEMU(ACCESSED) FAULT("push eax; push 0; push 0x1b; push 0;" AT "retf", SS, S1);
     RUN("push eax; push 0; push 2; push 0x1b; push 0; iretd");
-    EQ(out.vector == SS || out.vector == NP, 1); /* SDM 2 IRET: #SS in "Operation", #NP in the list */
+    EQ(out.vector == SS || out.vector == NP,
+       1); /* SDM 2 IRET: #SS in "Operation", #NP in the list */
     EQ(out.error, S1);
     FAULT("push 0; push 0;" AT "retf", GP, 0);
     FAULT("push 2; push 0; push 0;" AT "iretd", GP, 0);
@@ -443,7 +481,8 @@ static void far_returns(void)
     /* User data segments survive, conforming code too. */
     gdt_set(S2, 0, 0xfffff, 0xc9f);
     IN(.eax = UDATA, .ebx = S2, .ecx = addr(user_stack_top) - 64);
-    OK("mov es, eax; mov fs, ebx; push eax; push ecx; push 0x1b; push offset 1f; retf; 1: mov edx, es; mov esi, fs; mov edi, ds");
+    OK("mov es, eax; mov fs, ebx; push eax; push ecx; push 0x1b; push offset 1f; retf; 1: mov edx, "
+       "es; mov esi, fs; mov edi, ds");
     EQ(out.edx, UDATA);
     EQ(out.esi, S2);
     EQ(out.edi, 0);
@@ -452,7 +491,8 @@ static void far_returns(void)
 /* Call gates, 32-bit and 16-bit: SDM 3A 5.8.3 to 5.8.5. */
 static void call_gates(void)
 {
-    const struct snip *target = CODE("mov eax, cs; mov ebx, ss; mov ecx, [esp]; mov edx, [esp + 4]; mov esi, [esp + 8]; mov edi, [esp + 12]; mov ebp, esp");
+    const struct snip *target = CODE("mov eax, cs; mov ebx, ss; mov ecx, [esp]; mov edx, [esp + "
+                                     "4]; mov esi, [esp + 8]; mov edi, [esp + 12]; mov ebp, esp");
     const struct snip *call = CODE("push 0x111; push 0x222; .byte 0x9a; .long 0; .word 0x43;" AT);
     /* CPL 3 to 0: a new stack with SS, ESP, two parameters, CS, EIP. */
     gdt[S0 >> 3] = call_gate(KCODE, target->start, 0xec, 2);
@@ -505,24 +545,34 @@ static void call_gates(void)
     gdt_set(S2, 0, 0xfffff, 0xc1b);
     static const struct {
         uint32_t selector, attr, vector, error;
-    } bad[] = {{KCODE, 0x8c, GP, S0}, {KCODE, 0xac, GP, S0}, {KCODE, 0x6c, NP, S0}, {0, 0xec, GP, 0}, {KDATA, 0xec, GP, KDATA},
-               {S2, 0xec, NP, S2}, {GDT_ENTRIES * 8, 0xec, GP, GDT_ENTRIES * 8}, {TSS, 0xec, GP, TSS}};
+    } bad[] = {{KCODE, 0x8c, GP, S0},
+               {KCODE, 0xac, GP, S0},
+               {KCODE, 0x6c, NP, S0},
+               {0, 0xec, GP, 0},
+               {KDATA, 0xec, GP, KDATA},
+               {S2, 0xec, NP, S2},
+               {GDT_ENTRIES * 8, 0xec, GP, GDT_ENTRIES * 8},
+               {TSS, 0xec, GP, TSS}};
     for (size_t i = 0; i < COUNT(bad); i++) {
         gdt[S0 >> 3] = call_gate((uint16_t)bad[i].selector, target->start, bad[i].attr, 0);
         IN(.cs = UCODE);
-        fault(CODE(".byte 0x9a; .long 0; .word 0x43"), bad[i].vector, bad[i].error, __FILE__, (int)i);
+        FAULTS(CODE(".byte 0x9a; .long 0; .word 0x43"), bad[i].vector, bad[i].error, i);
     }
     gdt[S0 >> 3] = call_gate(KCODE, target->start, 0xcc, 0); /* DPL 2 */
     IN(.cs = UCODE);
     FAULT(".byte 0x9a; .long 0; .word 0x40", GP, S0);
     /* A 16-bit gate pushes words, and gives a 16-bit offset. */
     uint8_t *low = (uint8_t *)0x5000;
-    memcpy(low, (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x66, 0x8b, 0x4c, 0x24, 0x04, 0xcd, DONE}, 18);
+    memcpy(low,
+           (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x66,
+                             0x8b, 0x4c, 0x24, 0x04, 0xcd, DONE},
+           18);
     uint32_t upper = 0; /* of the offset: does not count */
     UNLESS_QEMU(GATE_16) upper = 0xabcd0000;
     gdt[S0 >> 3] = call_gate(KCODE, upper | 0x5000, 0xe4, 1);
     IN(.cs = UCODE, .esp = addr(user_stack_top) - 64);
-    OK("pushw 0x789; .byte 0x9a; .long 0; .word 0x43;" AT); /* mov ebp, esp; mov ax, [esp]; mov bx, [esp + 2]; mov cx, [esp + 4] */
+    OK("pushw 0x789; .byte 0x9a; .long 0; .word 0x43;" AT); /* mov ebp, esp; mov ax, [esp]; mov bx,
+                                                               [esp + 2]; mov cx, [esp + 4] */
     EQ(out.ebx, UCODE);
     EQ(out.ecx, 0x789);
     EQ(out.ebp, tss.esp0 - 10);
@@ -535,7 +585,10 @@ static void gates_16(void)
 {
     uint8_t *low = (uint8_t *)0x5000;
     /* mov ebp, esp; mov ax, [esp]; mov bx, [esp + 2]; pushfd; pop ecx; iretw */
-    memcpy(low, (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x9c, 0x59, 0x66, 0xcf}, 15);
+    memcpy(low,
+           (const uint8_t[]){0x89, 0xe5, 0x66, 0x8b, 0x04, 0x24, 0x66, 0x8b, 0x5c, 0x24, 0x02, 0x9c,
+                             0x59, 0x66, 0xcf},
+           15);
     /* int 50h; int FFh at 5100h */
     memcpy(low + 0x100, (const uint8_t[]){0xcd, 0x50, 0xcd, DONE}, 4);
     outb(0x21, 0xff);
@@ -619,6 +672,12 @@ static void task_switches(void)
     EQ(tss.eip, call->at);
     EQ(tss.eflags & NT, 0);
     task_end();
+}
+
+/* Round trips: through task gates, by IRET, by interrupts and faults. */
+static void task_returns(void)
+{
+    const struct snip *landing = CODE("pushfd; pop edx; mov esi, [esp]");
     /* To a task at CPL 3, and through a task gate from CPL 3. */
     gdt[S0 >> 3] = call_gate(TASK, 0, 0xe5, 0);
     task_new(CODE("mov ebx, cs; mov ecx, ss"), 3);
@@ -667,8 +726,16 @@ static void task_switches(void)
     EQ(tss.cs & 0xffff, UCODE);
     task_end();
     gate_restore(GP);
+}
+
+/* The T flag, and a double fault on an unusable stack. */
+static void task_faults(void)
+{
+    const struct snip *landing = CODE("mov esi, [esp]");
+    const struct snip *jump = CODE(".byte 0xea; .long 0; .word 0x60");
     /* The T flag: #DB before the first instruction of the new task, DR6.BT. */
-    UNLESS_QEMU(TASK) {
+    UNLESS_QEMU(TASK)
+    {
         task_new(landing, 0);
         task.trap = 1;
         write_dr6(0xffff0ff0);
@@ -685,7 +752,8 @@ static void task_switches(void)
     gdt_set(S1, addr(buffer), 0x0f, 0x493);
     task_new(landing, 0);
     IN(.eax = S1);
-    UNLESS_QEMU(LIMITS) {
+    UNLESS_QEMU(LIMITS)
+    {
         OK("mov ss, eax; mov esp, 2; push eax");
         EQ(out.esi, 0); /* #DF's error code */
         EQ(tss.ss & 0xffff, S1);
@@ -698,19 +766,20 @@ static void task_switches(void)
 static void task_errors(void)
 {
     const struct snip *landing = CODE("nop");
-    const struct snip *jump = CODE(".byte 0xea; .long 0; .word 0x60"), *call = CODE(".byte 0x9a; .long 0; .word 0x60");
+    const struct snip *jump = CODE(".byte 0xea; .long 0; .word 0x60"),
+                      *call = CODE(".byte 0x9a; .long 0; .word 0x60");
     task_new(landing, 0);
     gdt_set(TASK, addr(&task), 103, 0x08b); /* busy */
     IN();
-    fault(jump, GP, TASK, __FILE__, __LINE__);
-    fault(call, GP, TASK, __FILE__, __LINE__);
+    FAULTS(jump, GP, TASK, 0);
+    FAULTS(call, GP, TASK, 0);
     gdt_set(TASK, addr(&task), 103, 0x009); /* not present */
-    fault(jump, NP, TASK, __FILE__, __LINE__);
+    FAULTS(jump, NP, TASK, 0);
     gdt_set(TASK, addr(&task), 102, 0x089); /* too small: 67h is needed */
-    fault(jump, TS, TASK, __FILE__, __LINE__);
+    FAULTS(jump, TS, TASK, 0);
     gdt_set(TASK, addr(&task), 103, 0x089);
     IN(.cs = UCODE); /* a TSS of DPL 0 */
-    fault(jump, GP, TASK, __FILE__, __LINE__);
+    FAULTS(jump, GP, TASK, 0);
     gdt[S0 >> 3] = call_gate(TASK, 0, 0x85, 0); /* a task gate of DPL 0 */
     FAULT(".byte 0x9a; .long 0; .word 0x43", GP, S0);
     gdt[S0 >> 3] = call_gate(TASK, 0, 0x65, 0);
@@ -729,12 +798,15 @@ static void task_errors(void)
     /* Bad state in the new TSS faults in the new task: #TS with the selector. */
     static const struct {
         uint32_t ss, cs, ds, vector, error;
-    } bad[] = {{0, KCODE, KDATA, TS, 0}, {KCODE, KCODE, KDATA, TS, KCODE}, {KDATA, KDATA, KDATA, TS, KDATA}, {KDATA, 0, KDATA, TS, 0},
-               {KDATA, KCODE, TSS, TS, TSS}, {UDATA, KCODE, KDATA, TS, UDATA & ~3u}};
-    UNLESS_QEMU(TASK) for (size_t i = 0; i < COUNT(bad); i++) {
+    } bad[] = {{0, KCODE, KDATA, TS, 0},         {KCODE, KCODE, KDATA, TS, KCODE},
+               {KDATA, KDATA, KDATA, TS, KDATA}, {KDATA, 0, KDATA, TS, 0},
+               {KDATA, KCODE, TSS, TS, TSS},     {UDATA, KCODE, KDATA, TS, UDATA & ~3u}};
+    UNLESS_QEMU(TASK) for (size_t i = 0; i < COUNT(bad); i++)
+    {
         task_new(landing, 0);
         task.ss = bad[i].ss, task.cs = bad[i].cs, task.ds = bad[i].ds;
-        idt[TS] = call_gate(S1, 0, 0x85, 0); /* the handler is a task of its own, so that it has a stack */
+        idt[TS] = call_gate(S1, 0, 0x85,
+                            0); /* the handler is a task of its own, so that it has a stack */
         static struct tss handler;
         const struct snip *code = CODE("mov eax, [esp]; str ebx");
         memset(&handler, 0, sizeof(handler));
@@ -744,9 +816,9 @@ static void task_errors(void)
         gdt_set(S1, addr(&handler), 103, 0x089);
         IN();
         go(jump);
-        check(out.vector, DONE, "#TS through a task gate", __FILE__, (int)i);
-        check(out.eax & 0xffff, bad[i].error, "#TS error code", __FILE__, (int)i);
-        check(handler.link & 0xffff, TASK, "the fault is in the new task", __FILE__, (int)i);
+        CHECK(out.vector, DONE, "#TS through a task gate", i);
+        CHECK(out.eax & 0xffff, bad[i].error, "#TS error code", i);
+        CHECK(handler.link & 0xffff, TASK, "the fault is in the new task", i);
         task_end();
         gate_restore(TS);
     }
@@ -766,7 +838,7 @@ static void bad_ring0_stack(void)
         tss.ss0 = bad[i].ss0;
         IN(.cs = UCODE);
         OK(".byte 0x9a; .long 0; .word 0x43");
-        check(out.eax & 0xffff, bad[i].error, "#TS error code", __FILE__, (int)i);
+        CHECK(out.eax & 0xffff, bad[i].error, "#TS error code", i);
         EQ(tss.cs & 0xffff, UCODE);
         tss.ss0 = KDATA;
         task_end();
@@ -809,6 +881,8 @@ void guest_main(void)
     GROUP(call_gates);
     GROUP(gates_16);
     GROUP(task_switches);
+    GROUP(task_returns);
+    GROUP(task_faults);
     GROUP(task_errors);
     UNLESS_QEMU(TASK) GROUP(bad_ring0_stack);
     GROUP(ldt);

@@ -1,10 +1,10 @@
 /* sensitive.c - sensitive instructions answer for the guest's CPU, never for the host's.
  *
- * Unprivileged ones that read or partly ignore privileged state (SDM 2: SGDT, SIDT, SLDT, STR, SMSW,
- * PUSHF, POPF, LAR, LSL, VERR, VERW, ARPL, PUSH and MOV of segment registers, LDS..LSS, IRET, CPUID,
- * XGETBV), and the privileged ones: their effect at CPL 0 and #GP(0) at CPL 3 (SDM 3A 5.9), IOPL and
- * the I/O permission bitmap (SDM 1 18.5), CR4.TSD, SYSENTER and SYSEXIT (SDM 3A 5.8.7). Values are
- * chosen so that a host's answer would be noticed. Far transfers are in segments.c. */
+ * Unprivileged ones that read or partly ignore privileged state (SDM 2: SGDT, SIDT, SLDT, STR,
+ * SMSW, PUSHF, POPF, LAR, LSL, VERR, VERW, ARPL, PUSH and MOV of segment registers, LDS..LSS, IRET,
+ * CPUID, XGETBV), and the privileged ones: their effect at CPL 0 and #GP(0) at CPL 3 (SDM 3A 5.9),
+ * IOPL and the I/O permission bitmap (SDM 1 18.5), CR4.TSD, SYSENTER and SYSEXIT (SDM 3A 5.8.7).
+ * Values are chosen so that a host's answer would be noticed. Far transfers are in segments.c. */
 #include "guest.h"
 
 const char guest_name[] = "sensitive";
@@ -17,7 +17,8 @@ static void store_tables(void)
     static uint64_t other_gdt[GDT_ENTRIES + 3], other_idt[256 + 5];
     for (uint32_t n = 0; n < 8; n++) {
         /* Four different places and limits for each table. */
-        struct dtable g = {(uint16_t)(sizeof(gdt) - 1), addr(gdt)}, i = {sizeof(idt) - 1, addr(idt)};
+        struct dtable g = {(uint16_t)(sizeof(gdt) - 1), addr(gdt)},
+                      i = {sizeof(idt) - 1, addr(idt)};
         if (n & 1) {
             memcpy(other_gdt + (n >> 1), gdt, sizeof(gdt));
             g = (struct dtable){(uint16_t)(0x2ff + n * 0x10), addr(other_gdt + (n >> 1))};
@@ -97,8 +98,8 @@ static void store_registers(void)
     FAULT("mov ds, eax", GP, 7 * 8 | 4); /* no LDT is loaded */
     uint32_t cr0 = read_cr0();
     for (uint32_t n = 0; n < 8; n++) {
-        write_cr0((cr0 & ~(CR0_TS | CR0_MP | CR0_AM | CR0_WP)) | (n & 1 ? CR0_TS : 0u) | (n & 2 ? CR0_MP : 0u) |
-                  (n & 4 ? CR0_AM | CR0_WP : 0u));
+        write_cr0((cr0 & ~(CR0_TS | CR0_MP | CR0_AM | CR0_WP)) | (n & 1 ? CR0_TS : 0u) |
+                  (n & 2 ? CR0_MP : 0u) | (n & 4 ? CR0_AM | CR0_WP : 0u));
         uint32_t want = read_cr0();
         EQ(want & 0x3a, (cr0 & 0x30) | (n & 1 ? 8 : 0) | (n & 2 ? 2 : 0));
         for (uint32_t c = 0; c < 2; c++) {
@@ -113,7 +114,8 @@ static void store_registers(void)
     write_cr0(cr0);
     if (!(cpuid(7, 0).ecx & 1 << 2)) /* UMIP: SDM 3A 2.5 */
         return;
-    UNLESS_QEMU(UMIP) {
+    UNLESS_QEMU(UMIP)
+    {
         write_cr4(read_cr4() | CR4_UMIP);
         IN(.cs = UCODE, .esi = addr(memory));
         FAULT("sgdt [esi]", GP, 0);
@@ -142,14 +144,21 @@ static uint32_t flags_loaded(uint32_t old, uint32_t image, uint32_t cpl, bool wo
 
 static void pushf_popf(void)
 {
-    static const uint32_t images[] = {0, 0xffffffff & ~TF, IF, IOPL3, 1 << 12, IF | IOPL3 | NT, ACF, ID, VM, VIF, VIP,
-                                      NT, DFL, ARITH, 0x8028, RF};
+    static const uint32_t images[] = {0,       0xffffffff & ~TF,
+                                      IF,      IOPL3,
+                                      1 << 12, IF | IOPL3 | NT,
+                                      ACF,     ID,
+                                      VM,      VIF,
+                                      VIP,     NT,
+                                      DFL,     ARITH,
+                                      0x8028,  RF};
     outb(0x21, 0xff);
     outb(0xa1, 0xff);
     for (uint32_t c = 0; c < 2; c++)
         for (uint32_t before = 0; before < 8; before++)
             for (size_t i = 0; i < COUNT(images); i++) {
-                uint32_t old = (before & 1 ? IF : 0u) | (before & 2 ? IOPL3 : 0u) | (before & 4 ? NT | ID | CF : 0u);
+                uint32_t old = (before & 1 ? IF : 0u) | (before & 2 ? IOPL3 : 0u) |
+                               (before & 4 ? NT | ID | CF : 0u);
                 IN(.cs = both[c], .eflags = old, .eax = images[i]);
                 OK("push eax; popfd; pushfd; pop ebx");
                 uint32_t want = flags_loaded(old, images[i], c ? 3 : 0, false);
@@ -159,7 +168,8 @@ static void pushf_popf(void)
                 want = flags_loaded(old, images[i], c ? 3 : 0, true);
                 EQ(out.ebx, want);
                 EQ(out.ecx, want & 0xffff);
-                /* IRET at the same privilege, with the same rules; NT clear, else it is a task return. */
+                /* IRET at the same privilege, with the same rules; NT clear, else it is a task
+                 * return. */
                 IN(.cs = both[c], .eflags = old & ~NT, .eax = images[i] & ~VM);
                 OK("push eax; push cs; push offset 1f; iretd; 1: pushfd; pop ebx");
                 want = flags_loaded(old & ~NT, images[i], c ? 3 : 0, false);
@@ -174,7 +184,8 @@ static void pushf_popf(void)
     EQ(out.ebx, CF | 2);
     /* Hot: a loop that toggles IF by POPF at CPL 3 with IOPL 0 must never see it change. */
     IN(.cs = UCODE, .eflags = IF, .ecx = 500);
-    OK("1: pushfd; pop eax; and ebx, eax; or edx, eax; and eax, 0xfffffdff; push eax; popfd; loop 1b");
+    OK("1: pushfd; pop eax; and ebx, eax; or edx, eax; and eax, 0xfffffdff; push eax; popfd; loop "
+       "1b");
     EQ(out.edx & IF, IF);
     EQ(out.eflags & IF, IF);
 }
@@ -209,9 +220,11 @@ struct access {
 };
 
 /* SDM 2 LAR, LSL, VERR, VERW: which types are valid, and the privilege rule. */
-static struct access expected_access(uint32_t type, bool system, uint32_t dpl, uint32_t cpl, uint32_t rpl)
+static struct access expected_access(uint32_t type, bool system, uint32_t dpl, uint32_t cpl,
+                                     uint32_t rpl)
 {
-    static const uint16_t lar_types = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 12;
+    static const uint16_t lar_types =
+        1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5 | 1 << 9 | 1 << 11 | 1 << 12;
     static const uint16_t lsl_types = 1 << 1 | 1 << 2 | 1 << 3 | 1 << 9 | 1 << 11;
     bool conforming = !system && (type & 12) == 12;
     bool allowed = conforming || (cpl <= dpl && rpl <= dpl);
@@ -224,8 +237,9 @@ static struct access expected_access(uint32_t type, bool system, uint32_t dpl, u
 
 static void access_rights(void)
 {
-    const struct snip *code = CODE("lar eax, ebx; setz cl; lsl edx, ebx; setz ch; verr bx; setz al; verw bx; setz ah; "
-                                   "lar esi, ebx; lsl edi, ebx; movzx eax, ax");
+    const struct snip *code =
+        CODE("lar eax, ebx; setz cl; lsl edx, ebx; setz ch; verr bx; setz al; verw bx; setz ah; "
+             "lar esi, ebx; lsl edi, ebx; movzx eax, ax");
     for (uint32_t c = 0; c < 2; c++)
         for (uint32_t type = 0; type < 32; type++)
             for (uint32_t n = 0; n < 16; n++) {
@@ -234,7 +248,8 @@ static void access_rights(void)
                 bool pages = type & 1;
                 gdt_set(FREE, 0x12345678, 0x54321, attr | (pages ? 0xd00u : 0x500u));
                 struct access want = expected_access(type & 15, type < 16, dpl, cpl, rpl);
-                IN(.cs = both[c], .ebx = FREE | rpl | 0xabcd0000, .esi = 0x11111111, .edi = 0x22222222, .edx = 0x33333333);
+                IN(.cs = both[c], .ebx = FREE | rpl | 0xabcd0000, .esi = 0x11111111,
+                   .edi = 0x22222222, .edx = 0x33333333);
                 go(code);
                 EQ(out.ecx, want.lar | want.lsl << 8);
                 EQ(out.eax, want.verr | want.verw << 8);
@@ -247,7 +262,8 @@ static void access_rights(void)
     gdt_set(FREE, 0x12345678, 0x54321, 0xdf3);
     memory[0] = FREE | 0xffff0000;
     IN(.cs = UCODE, .esi = addr(memory), .eax = -1u, .ecx = -1u, .edx = -1u, .eflags = ARITH);
-    OK("lar eax, [esi]; lsl ecx, [esi]; lar dx, [esi]; setz bl; lsl di, [esi]; verr [esi]; setz bh");
+    OK("lar eax, [esi]; lsl ecx, [esi]; lar dx, [esi]; setz bl; lsl di, [esi]; verr [esi]; setz "
+       "bh");
     EQ(out.eax & 0xfff0ffff, 0x00d0f300);
     EQ(out.ecx, 0x54321fff);
     EQ(out.edx, 0xfffff300);
@@ -266,7 +282,8 @@ static void access_rights(void)
     }
     /* ARPL raises the RPL of its destination to the source's. */
     for (uint32_t n = 0; n < 16; n++) {
-        IN(.cs = both[n & 1], .eax = 0x12340010 | (n & 3), .ecx = 0x56780008 | n >> 2, .esi = addr(memory), .eflags = ARITH & ~ZF);
+        IN(.cs = both[n & 1], .eax = 0x12340010 | (n & 3), .ecx = 0x56780008 | n >> 2,
+           .esi = addr(memory), .eflags = ARITH & ~ZF);
         memory[0] = in.eax;
         OK("arpl ax, cx; setz dl; arpl [esi], cx; setz dh");
         bool raised = (n & 3) < n >> 2;
@@ -286,7 +303,8 @@ static void segment_registers(void)
         if (cpl3 && selector == KDATA)
             continue;
         IN(.cs = both[cpl3], .ebx = selector | 0x12340000, .esi = addr(memory));
-        OK("mov fs, ebx; mov eax, fs; mov gs, bx; push gs; pop edi; mov ecx, -1; mov cx, fs; mov es, ebx; mov edx, es; push es; pop fs; "
+        OK("mov fs, ebx; mov eax, fs; mov gs, bx; push gs; pop edi; mov ecx, -1; mov cx, fs; mov "
+           "es, ebx; mov edx, es; push es; pop fs; "
            "push fs; pop gs");
         EQ(out.eax, selector);
         EQ(out.edi & 0xffff, selector);
@@ -295,7 +313,8 @@ static void segment_registers(void)
         EQ(out.fs, selector);
         EQ(out.gs, selector);
         memory[0] = 0x55555555;
-        OK("mov [esi], bx; mov fs, [esi]; mov dword ptr [esi], 0x66666666; mov [esi], fs; push fs; pop ax; pop cx");
+        OK("mov [esi], bx; mov fs, [esi]; mov dword ptr [esi], 0x66666666; mov [esi], fs; push fs; "
+           "pop ax; pop cx");
         EQ(memory[0], 0x66660000 | selector);
         EQ(out.eax, selector);
     }
@@ -311,17 +330,27 @@ static void segment_registers(void)
     EQ(out.edx, KCODE);
     static const struct {
         uint32_t cs, selector, error;
-    } refused[] = {{0, 0, 0},           {0, KCODE, KCODE},    {0, UDATA, UDATA & ~3u}, {0, KDATA | 3, KDATA},
-                   {UCODE, 0, 0},       {UCODE, 3, 0},        {UCODE, KDATA, KDATA},   {UCODE, KDATA | 3, KDATA},
-                   {UCODE, UDATA & ~3u, UDATA & ~3u}, {UCODE, UCODE, UCODE & ~3u}, {0, TSS, TSS}, {0, FREE | 4, FREE | 4}};
+    } refused[] = {{0, 0, 0},
+                   {0, KCODE, KCODE},
+                   {0, UDATA, UDATA & ~3u},
+                   {0, KDATA | 3, KDATA},
+                   {UCODE, 0, 0},
+                   {UCODE, 3, 0},
+                   {UCODE, KDATA, KDATA},
+                   {UCODE, KDATA | 3, KDATA},
+                   {UCODE, UDATA & ~3u, UDATA & ~3u},
+                   {UCODE, UCODE, UCODE & ~3u},
+                   {0, TSS, TSS},
+                   {0, FREE | 4, FREE | 4}};
     for (size_t i = 0; i < COUNT(refused); i++) {
         IN(.cs = refused[i].cs, .eax = refused[i].selector);
-        fault(CODE("mov ss, eax"), GP, refused[i].error, __FILE__, (int)i);
+        FAULTS(CODE("mov ss, eax"), GP, refused[i].error, i);
     }
     /* LDS, LES, LFS, LGS, LSS: both halves, or neither. */
     memory[0] = 0xcafe1234, memory[1] = FREE | 3, memory[2] = 0xbadbad00, memory[3] = KDATA;
     IN(.cs = UCODE, .esi = addr(memory), .eax = 1, .ecx = 2);
-    OK("les eax, [esi]; lfs ecx, [esi]; lgs edx, [esi]; push ds; lds ebx, [esi]; mov edi, ds; pop ds; mov ebp, [esi]");
+    OK("les eax, [esi]; lfs ecx, [esi]; lgs edx, [esi]; push ds; lds ebx, [esi]; mov edi, ds; pop "
+       "ds; mov ebp, [esi]");
     EQ(out.eax, 0xcafe1234);
     EQ(out.ecx, 0xcafe1234);
     EQ(out.edx, 0xcafe1234);
@@ -351,15 +380,18 @@ static void privileged(void)
     struct dtable table = {sizeof(gdt) - 1, addr(gdt)};
     memcpy(memory, &table, 6);
     const struct snip *code[] = {
-        CODE("hlt"), CODE("lgdt [esi]"), CODE("lidt [esi]"), CODE("lldt ax"), CODE("ltr ax"), CODE("lmsw ax"), CODE("clts"),
-        CODE("mov eax, cr0"), CODE("mov cr0, eax"), CODE("mov eax, cr2"), CODE("mov cr2, eax"), CODE("mov eax, cr3"),
-        CODE("mov cr3, eax"), CODE("mov eax, cr4"), CODE("mov cr4, eax"), CODE("mov eax, dr0"), CODE("mov dr0, eax"),
-        CODE("mov eax, dr6"), CODE("mov dr7, eax"), CODE("mov eax, dr7"), CODE("invlpg [esi]"), CODE("invd"), CODE("wbinvd"),
-        CODE("rdmsr"), CODE("wrmsr"), CODE("rdpmc"), CODE("sysexit")};
+        CODE("hlt"),          CODE("lgdt [esi]"),   CODE("lidt [esi]"),   CODE("lldt ax"),
+        CODE("ltr ax"),       CODE("lmsw ax"),      CODE("clts"),         CODE("mov eax, cr0"),
+        CODE("mov cr0, eax"), CODE("mov eax, cr2"), CODE("mov cr2, eax"), CODE("mov eax, cr3"),
+        CODE("mov cr3, eax"), CODE("mov eax, cr4"), CODE("mov cr4, eax"), CODE("mov eax, dr0"),
+        CODE("mov dr0, eax"), CODE("mov eax, dr6"), CODE("mov dr7, eax"), CODE("mov eax, dr7"),
+        CODE("invlpg [esi]"), CODE("invd"),         CODE("wbinvd"),       CODE("rdmsr"),
+        CODE("wrmsr"),        CODE("rdpmc"),        CODE("sysexit")};
     for (uint32_t iopl = 0; iopl < 4; iopl += 3)
         for (size_t i = 0; i < COUNT(code); i++) {
-            IN(.cs = UCODE, .esi = addr(memory), .eflags = iopl << 12, .ecx = 0x174, .eax = read_cr0());
-            fault(code[i], GP, 0, __FILE__, (int)i);
+            IN(.cs = UCODE, .esi = addr(memory), .eflags = iopl << 12, .ecx = 0x174,
+               .eax = read_cr0());
+            FAULTS(code[i], GP, 0, i);
         }
 }
 
@@ -388,7 +420,8 @@ static void control_registers(void)
     OK("mov cr4, ecx; mov edx, cr4; xor eax, eax; mov cr4, eax; mov ebx, cr4");
     EQ(out.edx, CR4_TSD | CR4_DE | CR4_PSE);
     EQ(out.ebx, 0);
-    UNLESS_QEMU(OPCODES) {
+    UNLESS_QEMU(OPCODES)
+    {
         FAULT(".byte 0x0f, 0x20, 0xc8", UD, 0); /* CR1 */
         FAULT(".byte 0x0f, 0x20, 0xe8", UD, 0); /* CR5 */
         FAULT(".byte 0x0f, 0x22, 0xf8", UD, 0); /* CR7 */
@@ -398,13 +431,15 @@ static void control_registers(void)
     OK(".byte 0x0f, 0x20, 0x00; mov ebx, eax; .byte 0x0f, 0x20, 0x40; mov ecx, eax");
     EQ(out.ebx, cr0);
     EQ(out.ecx, cr0);
-    OK("mov eax, 0x10; mov dr0, eax; mov ebx, dr0; mov eax, 0xfffffff4; mov dr3, eax; mov ecx, dr3; xor eax, eax; mov dr6, eax; mov edx, dr6; "
+    OK("mov eax, 0x10; mov dr0, eax; mov ebx, dr0; mov eax, 0xfffffff4; mov dr3, eax; mov ecx, "
+       "dr3; xor eax, eax; mov dr6, eax; mov edx, dr6; "
        "mov dr7, eax; mov esi, dr7; mov dr3, eax; mov dr0, eax");
     EQ(out.ebx, 0x10);
     EQ(out.ecx, 0xfffffff4);
     EQ(out.edx, 0xffff0ff0);
     EQ(out.esi, 0x400);
-    OK("mov eax, 0xffff0ff0; mov dr6, eax; mov edx, dr4; mov ecx, dr5"); /* aliases without CR4.DE */
+    OK("mov eax, 0xffff0ff0; mov dr6, eax; mov edx, dr4; mov ecx, dr5"); /* aliases without CR4.DE
+                                                                          */
     EQ(out.edx, 0xffff0ff0);
     EQ(out.ecx, 0x400);
     write_cr4(CR4_DE);
@@ -413,14 +448,16 @@ static void control_registers(void)
     write_cr4(0);
     OK("wbinvd; invlpg [esi]; invlpg [0xffffffff]");
     IN(.ecx = 0x12345678);
-    UNLESS_QEMU(MSR) {
+    UNLESS_QEMU(MSR)
+    {
         FAULT("rdmsr", GP, 0);
         FAULT("wrmsr", GP, 0);
     }
     /* TSC, and CR4.TSD. */
     for (uint32_t c = 0; c < 2; c++) {
         IN(.cs = both[c]);
-        OK("rdtsc; mov ebx, eax; mov esi, edx; mov ecx, 100; 1: loop 1b; rdtsc; sub eax, ebx; sbb edx, esi; setnc cl");
+        OK("rdtsc; mov ebx, eax; mov esi, edx; mov ecx, 100; 1: loop 1b; rdtsc; sub eax, ebx; sbb "
+           "edx, esi; setnc cl");
         EQ(out.ecx, 1);
         EQ(out.edx, 0);
         EQ(out.eax != 0, 1);
@@ -447,11 +484,13 @@ static void control_registers(void)
 static void io_ports(void)
 {
     IN(.edx = 0x21);
-    OK("mov al, 0x5a; out 0x21, al; mov al, 0; in al, dx; mov cl, al; mov al, 0xff; out dx, al; in al, 0x21; mov ch, al");
+    OK("mov al, 0x5a; out 0x21, al; mov al, 0; in al, dx; mov cl, al; mov al, 0xff; out dx, al; in "
+       "al, 0x21; mov ch, al");
     EQ(out.ecx, 0xff5a);
     IN(.edx = 0xa1, .esi = addr(memory), .edi = addr(memory) + 8);
     memory[0] = 0x04030201, memory[2] = 0xffffffff;
-    OK("cld; outsb; insb; mov ecx, 3; rep outsb; in al, dx; mov ecx, 2; rep insb; mov bl, 0xff; xchg al, bl; out dx, al");
+    OK("cld; outsb; insb; mov ecx, 3; rep outsb; in al, dx; mov ecx, 2; rep insb; mov bl, 0xff; "
+       "xchg al, bl; out dx, al");
     EQ(memory[2], 0xff040401);
     EQ(out.ebx, 4);
     EQ(out.esi, in.esi + 4);
@@ -467,7 +506,8 @@ static void io_ports(void)
     tss.bitmap[0x80 / 8] = 1 << 2;                    /* 82h */
     tss.bitmap[8191] = 0x80, tss.bitmap[8192] = 0xff; /* FFFFh, and the closing byte */
     for (uint32_t iopl = 0; iopl < 4; iopl++) {
-        IN(.cs = UCODE, .eflags = iopl << 12, .edx = 0x82, .esi = addr(memory), .edi = addr(memory));
+        IN(.cs = UCODE, .eflags = iopl << 12, .edx = 0x82, .esi = addr(memory),
+           .edi = addr(memory));
         OK("in al, 0x80; in ax, 0x80; out 0x83, al; out 0x83, eax; mov dx, 0xfffe; in al, dx");
         if (iopl == 3) {
             OK("in al, 0x82; out 0x81, eax; out dx, al; mov dx, 0xffff; in al, dx");
@@ -526,7 +566,8 @@ static void sysenter(void)
     EQ(rdmsr(0x175), addr(kernel_stack_top) - 64);
     EQ(rdmsr(0x176), landing->start);
     for (uint32_t n = 0; n < 12; n++) {
-        uint32_t flags = (n & 1 ? IF : 0u) | (n & 2 ? IOPL3 | CF | DFL : 0u) | (n & 4 ? ACF | ID | NT : 0u);
+        uint32_t flags =
+            (n & 1 ? IF : 0u) | (n & 2 ? IOPL3 | CF | DFL : 0u) | (n & 4 ? ACF | ID | NT : 0u);
         IN(.cs = n & 8 ? 0u : UCODE, .eflags = flags, .ecx = 0x1111, .edx = 0x2222, .esi = 0x3333);
         OK("sysenter");
         EQ(out.eax, KCODE);
@@ -580,7 +621,8 @@ static void cpuid_and_xcr0(void)
         EQ(out.edx, one.edx);
         EQ(out.ecx, one.ecx);
         /* The ID flag can be toggled, which says that CPUID is there. */
-        OK("pushfd; pop eax; mov ecx, eax; xor eax, 0x200000; push eax; popfd; pushfd; pop eax; xor eax, ecx");
+        OK("pushfd; pop eax; mov ecx, eax; xor eax, 0x200000; push eax; popfd; pushfd; pop eax; "
+           "xor eax, ecx");
         EQ(out.eax, ID);
     }
     if (!(one.ecx >> 26 & 1))
@@ -616,7 +658,7 @@ static void cpuid_and_xcr0(void)
     static const uint32_t bad[] = {0, 2, 5, 0x40000001, 1 << 8 | 1};
     for (size_t i = 0; i < COUNT(bad); i++) {
         IN(.eax = bad[i]);
-        fault(CODE("xsetbv"), GP, 0, __FILE__, (int)i);
+        FAULTS(CODE("xsetbv"), GP, 0, i);
     }
     IN(.eax = 1, .ecx = 0);
     OK("xsetbv; xgetbv");

@@ -1,9 +1,9 @@
 /* strings.c - string instructions: results, registers, flags and the state at a fault.
  *
- * SDM 2: MOVS, STOS, LODS, SCAS, CMPS, REP/REPE/REPNE; SDM 1 7.3.9; SDM 3A 6.5 (restart of a faulting
- * iteration). model() executes the manual's "Operation" on a shadow of the arena; the CPU runs the
- * same on the arena itself; registers, flags and all bytes must agree. Faults in the middle: the
- * registers must name the iteration that faulted, and going on must finish the job. */
+ * SDM 2: MOVS, STOS, LODS, SCAS, CMPS, REP/REPE/REPNE; SDM 1 7.3.9; SDM 3A 6.5 (restart of a
+ * faulting iteration). model() executes the manual's "Operation" on a shadow of the arena; the CPU
+ * runs the same on the arena itself; registers, flags and all bytes must agree. Faults in the
+ * middle: the registers must name the iteration that faulted, and going on must finish the job. */
 #include "guest.h"
 
 const char guest_name[] = "strings";
@@ -48,7 +48,8 @@ static uint32_t compare_flags(uint32_t a, uint32_t b, uint32_t size)
 /* The manual's operation, on shadow. rep: 0 none, F3h, F2h. */
 static void model(struct state *s, enum op op, uint32_t size, uint32_t prefix)
 {
-    uint32_t step = s->eflags & DFL ? 0 - size : size, mask = size == 4 ? ~0u : (1u << size * 8) - 1;
+    uint32_t step = s->eflags & DFL ? 0 - size : size,
+             mask = size == 4 ? ~0u : (1u << size * 8) - 1;
     while (!prefix || s->ecx) {
         uint32_t a;
         switch (op) {
@@ -89,18 +90,18 @@ static uint32_t emit(enum op op, uint32_t size, uint32_t prefix)
     return addr(first);
 }
 
-static void compare(const struct state *want, int line)
+static void compare(const struct state *want, uint32_t n)
 {
-    check(out.vector, DONE, "string", __FILE__, line);
-    check(out.eax, want->eax, "eax", __FILE__, line);
-    check(out.ecx, want->ecx, "ecx", __FILE__, line);
-    check(out.esi, want->esi, "esi", __FILE__, line);
-    check(out.edi, want->edi, "edi", __FILE__, line);
-    check(out.eflags, want->eflags | 2, "eflags", __FILE__, line);
+    CHECK(out.vector, DONE, "string", n);
+    CHECK(out.eax, want->eax, "eax", n);
+    CHECK(out.ecx, want->ecx, "ecx", n);
+    CHECK(out.esi, want->esi, "esi", n);
+    CHECK(out.edi, want->edi, "edi", n);
+    CHECK(out.eflags, want->eflags | 2, "eflags", n);
     uint32_t differ = 0;
     for (uint32_t i = 0; i < SIZE; i++)
         differ += arena[i] != shadow[i];
-    check(differ, 0, "bytes that differ", __FILE__, line);
+    CHECK(differ, 0, "bytes that differ", n);
 }
 
 /* Distances from source to destination, also overlapping ones, and across pages. */
@@ -126,7 +127,7 @@ static void all_forms(void)
                         struct state want = in;
                         model(&want, op, size, prefixes[p]);
                         go(CODE("nop"));
-                        compare(&want, (int)(op * 1000 + size * 100 + p * 10 + backward));
+                        compare(&want, op * 1000 + size * 100 + p * 10 + backward);
                     }
 }
 
@@ -135,7 +136,8 @@ static void overrides(void)
     fill(0);
     gdt_set(FREE, addr(arena) - 0x2000, 0xfffff, 0xcf3);
     gdt_set(FREE + 8, addr(arena) + 0x100, 0xfffff, 0xcf3);
-    IN(.cs = UCODE, .fs = FREE | 3, .es = (FREE + 8) | 3, .esi = 0x2010, .edi = 0xffffff80, .ecx = 20);
+    IN(.cs = UCODE, .fs = FREE | 3, .es = (FREE + 8) | 3, .esi = 0x2010, .edi = 0xffffff80,
+       .ecx = 20);
     OK("cld; mov eax, 7; rep movsb es:[edi], fs:[esi]; lodsb al, fs:[esi]");
     for (uint32_t i = 0; i < 20; i++)
         EQ(arena[0x80 + i], shadow[0x10 + i]);
@@ -148,10 +150,12 @@ static void overrides(void)
     EQ(out.edi, 0xffffff80 + 12 + 2);
     EQ(out.ecx, 0);
     in.ecx = 3;
-    OK("repe cmpsb ss:[esi], es:[edi]; lea ecx, [ecx + 5]; mov al, fs:[0x2010]; mov al, fs:[esi]; movsw es:[edi], fs:[esi]");
+    OK("repe cmpsb ss:[esi], es:[edi]; lea ecx, [ecx + 5]; mov al, fs:[0x2010]; mov al, fs:[esi]; "
+       "movsw es:[edi], fs:[esi]");
     /* ES through a large base: the sum wraps at 4 GiB to the same bytes. */
     gdt_set(FREE, 0xfffff000, 0xfffff, 0xcf3);
-    IN(.cs = UCODE, .es = FREE | 3, .esi = addr(arena), .edi = addr(arena) + 0x1000 + 0x1000, .ecx = 9);
+    IN(.cs = UCODE, .es = FREE | 3, .esi = addr(arena), .edi = addr(arena) + 0x1000 + 0x1000,
+       .ecx = 9);
     OK("rep movsd");
     for (uint32_t i = 0; i < 36; i++)
         EQ(arena[0x1000 + i], arena[i]);
@@ -164,7 +168,8 @@ static void address_16(void)
     gdt_set(FREE, 0x10000, 0xfffff, 0xcf3);
     for (uint32_t i = 0; i < 0x10000; i++)
         low[i] = (uint8_t)(i * 13 ^ i >> 8);
-    IN(.cs = UCODE, .ds = FREE | 3, .es = FREE | 3, .esi = 0xabcdfff8, .edi = 0x1234fff0, .ecx = 0x77770014);
+    IN(.cs = UCODE, .ds = FREE | 3, .es = FREE | 3, .esi = 0xabcdfff8, .edi = 0x1234fff0,
+       .ecx = 0x77770014);
     OK(".byte 0x67; rep movsb");
     EQ(out.esi, 0xabcd000c);
     EQ(out.edi, 0x12340004);
@@ -172,8 +177,8 @@ static void address_16(void)
     EQ(low[0xfff0], (0xfff8 * 13 ^ 0xff) & 0xff);
     EQ(low[0], 8 * 13);
     EQ(low[3], 11 * 13);
-    IN(.cs = UCODE, .ds = FREE | 3, .es = FREE | 3, .esi = 0xabcd0002, .edi = 0x56780004, .ecx = 0x99990004,
-       .eax = 0xdeadbeef);
+    IN(.cs = UCODE, .ds = FREE | 3, .es = FREE | 3, .esi = 0xabcd0002, .edi = 0x56780004,
+       .ecx = 0x99990004, .eax = 0xdeadbeef);
     OK("std; .byte 0x67; rep stosd; cld; .byte 0x67; lodsw");
     EQ(out.edi, 0x5678fff4);
     EQ(out.ecx, 0x99990000);
@@ -208,7 +213,8 @@ static bool map_on_fault(struct frame *frame)
 static void window(uint32_t pages)
 {
     for (uint32_t i = 0; i < 3; i++) {
-        pd_map(directory, WINDOW + i * 4096, addr(arena) + i * 4096, pages >> i & 1 ? P | W | U : 0u);
+        pd_map(directory, WINDOW + i * 4096, addr(arena) + i * 4096,
+               pages >> i & 1 ? P | W | U : 0u);
         invlpg(WINDOW + i * 4096);
     }
 }
@@ -237,28 +243,28 @@ static void faults_midway(void)
                    .eflags = backward ? DFL : 0u, .cs = UCODE, .eip = emit(op, size, 0xf3));
                 uint32_t code_at = in.eip;
                 go(CODE("nop"));
-                check(out.vector, PF, "fault midway", __FILE__, (int)op);
-                check(out.error, to && op == STOS ? 6 : 4, "error", __FILE__, (int)op);
-                check(out.cr2, edge + 10 * step, "cr2", __FILE__, (int)op);
-                check(out.ecx, n - 10, "ecx at the fault", __FILE__, (int)op);
-                check(out.eip, code_at, "eip at the fault", __FILE__, (int)op);
+                CHECK(out.vector, PF, "fault midway", op);
+                CHECK(out.error, to && op == STOS ? 6 : 4, "error", op);
+                CHECK(out.cr2, edge + 10 * step, "cr2", op);
+                CHECK(out.ecx, n - 10, "ecx at the fault", op);
+                CHECK(out.eip, code_at, "eip at the fault", op);
                 if (op != STOS && op != SCAS)
-                    check(out.esi, in.esi + 10 * step, "esi at the fault", __FILE__, (int)op);
+                    CHECK(out.esi, in.esi + 10 * step, "esi at the fault", op);
                 if (op != LODS)
-                    check(out.edi, in.edi + 10 * step, "edi at the fault", __FILE__, (int)op);
+                    CHECK(out.edi, in.edi + 10 * step, "edi at the fault", op);
                 /* And again with the page coming in on the fault: must run to the end. */
                 window(5);
                 faults = 0;
                 trap_hook = map_on_fault;
                 go(CODE("nop"));
                 trap_hook = NULL;
-                check(out.vector, DONE, "continued", __FILE__, (int)op);
-                check(faults, 1, "faults", __FILE__, (int)op);
-                check(out.ecx, 0, "ecx at the end", __FILE__, (int)op);
+                CHECK(out.vector, DONE, "continued", op);
+                CHECK(faults, 1, "faults", op);
+                CHECK(out.ecx, 0, "ecx at the end", op);
                 if (op != STOS && op != SCAS)
-                    check(out.esi, in.esi + n * step, "esi at the end", __FILE__, (int)op);
+                    CHECK(out.esi, in.esi + n * step, "esi at the end", op);
                 if (op != LODS)
-                    check(out.edi, in.edi + n * step, "edi at the end", __FILE__, (int)op);
+                    CHECK(out.edi, in.edi + n * step, "edi at the end", op);
             }
         }
     }
@@ -327,8 +333,10 @@ static void hot_copies(void)
 {
     fill(0);
     IN(.eax = 300, .esi = addr(arena), .edi = addr(arena) + 4096, .cs = UCODE);
-    OK("1: push esi; push edi; mov ecx, 1024; rep movsd; pop edi; pop esi; push esi; push edi; mov ecx, 4096; repe cmpsb; setz dl; "
-       "sete dh; pop edi; pop esi; inc byte ptr [esi + 17]; add ebx, edx; dec eax; jnz 1b; mov ecx, [edi + 16]");
+    OK("1: push esi; push edi; mov ecx, 1024; rep movsd; pop edi; pop esi; push esi; push edi; mov "
+       "ecx, 4096; repe cmpsb; setz dl; "
+       "sete dh; pop edi; pop esi; inc byte ptr [esi + 17]; add ebx, edx; dec eax; jnz 1b; mov "
+       "ecx, [edi + 16]");
     EQ(out.ebx, 0x101 * 300);
     EQ(out.ecx >> 8 & 0xff, (shadow[17] + 299) & 0xff);
 }

@@ -1,8 +1,8 @@
 /* cpu_oracle.h - the host CPU in 32-bit mode: what one instruction really does.
  *
  * A 64-bit process may enter 32-bit code by a far call to the kernel's compatibility segment. Code,
- * stack and register images lie below 4 GiB; operands are at ORACLE_DATA, the same linear address as
- * the guest's scratch memory, so that addresses need no translation:
+ * stack and register images lie below 4 GiB; operands are at ORACLE_DATA, the same linear address
+ * as the guest's scratch memory, so that addresses need no translation:
  *
  *      +0x0000  entry from 64-bit code      +0x3000  state in     +0x5000  host's own state
  *      +0x1000  32-bit code                 +0x4000  state out    +0x8000  stack (top)      */
@@ -71,15 +71,17 @@ static inline void oracle_create(struct oracle *o)
     cr_assert_eq((uintptr_t)o->data, ORACLE_DATA);
     o->in = (struct oracle_state *)(o->low + 0x3000);
     o->out = (struct oracle_state *)(o->low + 0x4000);
-    /* push rbp, rbx; mov %rsp, low+0x7ff0; mov $low+0x8000, %esp; lcall *0x20(%rip);
-     * mov low+0x7ff0, %rsp; pop rbx, rbp; ret */
+    /* push %rbp, %rbx, %r12 to %r15; mov %rsp, low+0x7ff0; mov $0x2b, %eax; mov %eax, %ds, %es;
+     * mov $low+0x7fe0, %esp; lcall *low+0x80; xor %eax, %eax; mov %eax, %ds, %es;
+     * mov low+0x7ff0, %rsp; pop; ret */
     struct oracle_code c = {o->low};
     oracle_put(&c, "\x55\x53\x41\x54\x41\x55\x41\x56\x41\x57\x48\x89\x24\x25", 14);
     oracle_put32(&c, o->low + 0x7ff0);
-    *c.p++ = 0xbc;
+    oracle_put(&c, "\xb8\x2b\x00\x00\x00\x8e\xd8\x8e\xc0\xbc", 10);
     oracle_put32(&c, o->low + 0x7fe0);
     oracle_put(&c, "\xff\x1c\x25", 3);
     oracle_put32(&c, o->low + 0x80);
+    oracle_put(&c, "\x31\xc0\x8e\xd8\x8e\xc0", 6);
     oracle_put(&c, "\x48\x8b\x24\x25", 4);
     oracle_put32(&c, o->low + 0x7ff0);
     oracle_put(&c, "\x41\x5f\x41\x5e\x41\x5d\x41\x5c\x5b\x5d\xc3", 11);

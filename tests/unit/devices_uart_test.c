@@ -59,6 +59,22 @@ static void set_divisor(unsigned divisor)
     out8(&bus, LCR, 3);
 }
 
+/* Time goes on until the receiver takes input. */
+static void wait_for_opening(void)
+{
+    if (uart.opens_at && uart.opens_at != MON_NEVER) {
+        hand.now = uart.opens_at;
+        mon_uart_update(&uart, hand.now);
+    }
+}
+
+static void listen(void)
+{
+    out8(&bus, MCR, OUT2);
+    out8(&bus, IER, RDA);
+    wait_for_opening();
+}
+
 static void arrive(const char *input)
 {
     line.input = input;
@@ -126,8 +142,7 @@ ParameterizedTest(struct trigger_row *row, devices_uart,
 {
     static const char text[] = "0123456789abcdef";
     out8(&bus, FCR, row->fcr);
-    out8(&bus, MCR, OUT2);
-    out8(&bus, IER, RDA);
+    listen();
     for (unsigned i = 1; i < row->level; i++) {
         char one[2] = {text[i - 1], 0};
         arrive(one);
@@ -144,11 +159,9 @@ Test(devices_uart, characters_below_the_level_time_out, .timeout = 10, .init = s
 {
     set_divisor(1); /* 115200 baud: a character takes 86.8 us */
     out8(&bus, FCR, 0xc1);
-    out8(&bus, MCR, OUT2);
-    out8(&bus, IER, RDA);
-    hand.now = 1000000;
+    listen();
     arrive("ab");
-    cr_assert(uart.deadline > 1000000 + 340000 && uart.deadline < 1000000 + 350000);
+    cr_assert(uart.deadline > hand.now + 340000 && uart.deadline < hand.now + 350000);
     mon_uart_update(&uart, uart.deadline - 1);
     cr_assert_not(wire.level);
     mon_uart_update(&uart, uart.deadline);
@@ -169,6 +182,7 @@ Test(devices_uart, no_input_is_ever_dropped, .timeout = 10, .init = setup)
     for (unsigned i = 0; i < sizeof(input) - 1; i++)
         input[i] = (char)('!' + i % 90);
     out8(&bus, FCR, 0x01);
+    listen();
     arrive(input);
     cr_assert_eq(line.input - input, MON_UART_FIFO); /* the rest waits with its source */
     for (unsigned i = 0; i < sizeof(input) - 1; i++) {
@@ -178,8 +192,50 @@ Test(devices_uart, no_input_is_ever_dropped, .timeout = 10, .init = setup)
     cr_assert_eq(in8(&bus, LSR) & 0x01, 0);
 }
 
+/* What Linux does to the port before it listens: detection, clearing, reading what may be there. */
+Test(devices_uart, input_waits_until_the_driver_listens, .timeout = 10, .init = setup)
+{
+    static const uint8_t fcr[] = {0x01, 0x07, 0x00, 0x01, 0x07, 0x01};
+    arrive("typed early");
+    for (unsigned i = 0; i < sizeof(fcr); i++) {
+        out8(&bus, FCR, fcr[i]);
+        out8(&bus, IER, 0x0f); /* which bits are there? */
+        out8(&bus, IER, 0x00);
+        for (unsigned j = 0; j < 4; j++) { /* a message on the console */
+            in8(&bus, LSR);
+            out8(&bus, DATA, '.');
+        }
+        cr_assert_eq(in8(&bus, LSR) & 0x01, 0);
+        in8(&bus, DATA);
+    }
+    out8(&bus, MCR, OUT2 | 0x03);
+    out8(&bus, IER, RLSI | RDA);
+    hand.now += 1000000;
+    out8(&bus, FCR, 0x01); /* Linux enables the FIFO last */
+    out8(&bus, FCR, 0x81);
+    cr_assert_eq(in8(&bus, LSR) & 0x01, 0);
+    wait_for_opening();
+    for (const char *c = "typed early"; *c; c++)
+        cr_assert_eq(in8(&bus, DATA), *c);
+}
+
+Test(devices_uart, a_polling_guest_is_listening_too, .timeout = 10, .init = setup)
+{
+    unsigned polls = 0;
+    arrive("xy");
+    while (!(in8(&bus, LSR) & 0x01)) {
+        cr_assert(++polls < 100);
+        wait_for_opening();
+    }
+    cr_assert_eq(in8(&bus, DATA), 'x');
+    out8(&bus, DATA, 'x'); /* echoing does not stop it */
+    cr_assert_eq(in8(&bus, LSR) & 0x01, 0x01);
+    cr_assert_eq(in8(&bus, DATA), 'y');
+}
+
 Test(devices_uart, without_fifos_one_byte_waits, .timeout = 10, .init = setup)
 {
+    listen();
     arrive("abc");
     cr_assert_eq(uart.rx_count, 1);
     cr_assert_eq(in8(&bus, DATA), 'a');
@@ -288,17 +344,22 @@ Test(devices_uart, loopback_data_stays_inside_and_can_overrun, .timeout = 10, .i
     out8(&bus, DATA, 'b');
     cr_assert_eq(in8(&bus, LSR) & 0x03, 0x03);
     cr_assert_eq(in8(&bus, LSR) & 0x03, 0x01); /* reading takes the error */
-    cr_assert_eq(in8(&bus, DATA), 'a');
     cr_assert_eq(line.count, 0);
-    out8(&bus, MCR, 0);
+    out8(&bus, IER, RDA);
+    cr_assert_eq(in8(&bus, DATA), 'a');
+    cr_assert_eq(uart.rx_count, 0);
+    out8(&bus, MCR, OUT2);
+    wait_for_opening();
     cr_assert_eq(in8(&bus, DATA), 'o');
 }
 
 Test(devices_uart, fifo_control_clears_each_fifo, .timeout = 10, .init = setup)
 {
     out8(&bus, FCR, 0x01);
+    listen();
     line.room = 0;
     arrive("abc");
+    cr_assert_eq(uart.rx_count, 3);
     out8(&bus, DATA, 'x');
     out8(&bus, FCR, 0x03);
     cr_assert_eq(in8(&bus, LSR) & 0x61, 0x00);

@@ -1,0 +1,90 @@
+/* long.h - 64-bit code: registers, operands and emitters; private to translator/.
+ *
+ * Guest r9, r10 and r11 live in rt_cpu.gpr, so that the host's are free: H9 holds values, H10
+ * addresses, H11 deltas. An instruction that names one of the guest's three gets H9 (or another
+ * that is free) in its place, loaded before and stored after. */
+#ifndef NOVT_TRANSLATOR_LONG_H
+#define NOVT_TRANSLATOR_LONG_H
+
+#include "translator/emit.h"
+
+#define H9  9u
+#define H10 10u
+#define H11 11u
+#define RSP 4u
+#define SPILLED(reg) ((reg) >= 9 && (reg) <= 11)
+#define GPR(n) tr_state(offsetof(struct rt_cpu, gpr) + (n) * 8u)
+
+/* mov %fs:state, %reg and back, 64 bits */
+static inline void l_load(struct tr_block *t, unsigned reg, uint32_t state)
+{
+    e_state(t, reg >= 8 ? 0x4c : 0x48, 0x8b, reg, state);
+}
+static inline void l_store(struct tr_block *t, unsigned reg, uint32_t state)
+{
+    e_state(t, reg >= 8 ? 0x4c : 0x48, 0x89, reg, state);
+}
+/* mov %from, %to, 64 bits */
+static inline void l_mov(struct tr_block *t, unsigned to, unsigned from)
+{
+    e3(t, 0x48 | (from >= 8 ? 4u : 0) | (to >= 8 ? 1u : 0), 0x89,
+       0xc0 | (from & 7) << 3 | (to & 7));
+}
+/* lea disp(%base,%index), %dst; base and index any register but rsp as index */
+static inline void l_lea(struct tr_block *t, unsigned dst, unsigned base, unsigned index,
+                         int32_t disp)
+{
+    e4(t, 0x48 | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0), 0x8d,
+       0x84 | (dst & 7) << 3, (index & 7) << 3 | (base & 7));
+    e32(t, (uint32_t) disp);
+}
+/* The shortest load of a 64-bit constant. */
+void l_const(struct tr_block *t, unsigned reg, uint64_t value);
+/* delta of the slot that the address in from lies in, into to: 3 instructions, no flags */
+void l_delta(struct tr_block *t, unsigned to, unsigned from);
+/* The guest's rsp into reg. */
+void l_rsp_get(struct tr_block *t, unsigned reg);
+/* The guest's rsp from reg (H9): uses H10 and H11. */
+void l_rsp_set(struct tr_block *t, unsigned reg);
+
+/* Where a memory operand has been put: base and index registers of host code. */
+struct l_operand {
+    uint8_t base, index;
+    bool has_index;
+    int32_t disp;
+};
+
+/* Makes the host address of instruction i's memory operand. Uses H10 and H11. False: callout. */
+bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o);
+/* Loads i's 64-bit r/m operand (register or memory) into H9. */
+bool l_load_rm(struct tr_block *t, unsigned i);
+/* op reg, operand; opcode one byte; rex_w: 64 bits */
+void l_access(struct tr_block *t, unsigned opcode, unsigned reg, const struct l_operand *o,
+              bool rex_w);
+
+bool l_copy(struct tr_block *t, unsigned i);
+bool l_push(struct tr_block *t, unsigned i);
+bool l_pop(struct tr_block *t, unsigned i);
+bool l_leave(struct tr_block *t, unsigned i);
+bool l_string(struct tr_block *t, unsigned i);
+bool l_cli(struct tr_block *t, unsigned i);
+bool l_sti(struct tr_block *t, unsigned i);
+bool l_pushf(struct tr_block *t, unsigned i);
+bool l_popf(struct tr_block *t, unsigned i);
+bool l_rdtsc(struct tr_block *t, unsigned i);
+bool l_jcc(struct tr_block *t, unsigned i);
+bool l_jmp_rel(struct tr_block *t, unsigned i);
+bool l_jmp_ind(struct tr_block *t, unsigned i);
+bool l_call_rel(struct tr_block *t, unsigned i);
+bool l_call_ind(struct tr_block *t, unsigned i);
+bool l_ret(struct tr_block *t, unsigned i);
+bool l_loop(struct tr_block *t, unsigned i);
+
+/* What translate.c needs in 64-bit code. */
+void l_entry(struct tr_block *t, bool flags_live);
+void l_goto(struct tr_block *t, uint64_t pc, bool may_link);
+void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub);
+void l_popf_tail(struct tr_block *t, const struct tr_tail *tail);
+void l_count(struct tr_block *t, unsigned n);
+
+#endif

@@ -1,0 +1,678 @@
+/* long_operand.c - 64-bit code: guest addresses made into host addresses.
+ *
+ * Linear addresses are divided into slots of 4 GiB. A table of 65,536 deltas (gs) gives, for address
+ * bits 32 to 47, what to add to reach that slot's window:
+ *
+ *     rorx   $32, %base, %r11
+ *     movzwl %r11w, %r11d
+ *     mov    %gs:(,%r11,8), %r11
+ *     mov    disp(%base,%r11), ...
+ *
+ * An address that is not canonical keeps its upper bits and so reaches no canonical host address. A
+ * slot without a window leads into a range where nothing is ever mapped. The delta of a base serves
+ * all displacements under 1 MiB, because windows have guards of 2 GiB on both sides, and is kept
+ * in r11 until the base changes. Nothing here touches flags.
+ *
+ * No lookup: rsp (rsp_delta is already in it), FS and GS with a constant (host64), constants
+ * (RIP-relative and absolute: the table index is known). */
+#include "translator/long.h"
+
+#define NEAR (1 << 20)
+
+void l_const(struct tr_block *t, unsigned reg, uint64_t value)
+{
+    unsigned b = reg >= 8;
+
+    if (value <= 0xffffffffu) {
+        if (b)
+            e1(t, 0x41);
+        e1(t, 0xb8 | (reg & 7));
+        e32(t, (uint32_t) value);
+    } else if ((uint64_t) (int64_t) (int32_t) value == value) {
+        e3(t, 0x48 | b, 0xc7, 0xc0 | (reg & 7));
+        e32(t, (uint32_t) value);
+    } else {
+        e2(t, 0x48 | b, 0xb8 | (reg & 7));
+        e32(t, (uint32_t) value);
+        e32(t, (uint32_t) (value >> 32));
+    }
+}
+
+void l_delta(struct tr_block *t, unsigned to, unsigned from)
+{
+    unsigned r = to >= 8, b = from >= 8;
+
+    e4(t, 0xc4, 0x43 | (r ? 0u : 0x80u) | (b ? 0u : 0x20u), 0xfb, 0xf0); /* rorx */
+    e2(t, 0xc0 | (to & 7) << 3 | (from & 7), 32);
+    e4(t, 0x40 | (r ? 5u : 0u), 0x0f, 0xb7, 0xc0 | (to & 7) << 3 | (to & 7)); /* movzwl */
+    e4(t, 0x65, 0x48 | (r ? 6u : 0u), 0x8b, 0x04 | (to & 7) << 3); /* mov %gs:(,%to,8), %to */
+    e1(t, 0xc5 | (to & 7) << 3);
+    e32(t, 0);
+}
+
+/* mov %gs:index*8, %r11 */
+static void delta_const(struct tr_block *t, uint64_t address)
+{
+    e4(t, 0x65, 0x4c, 0x8b, 0x1c);
+    e1(t, 0x25);
+    e32(t, (uint32_t) (address >> 32 & 0xffff) * 8);
+    t->delta_of = -1;
+}
+
+void l_rsp_get(struct tr_block *t, unsigned reg)
+{
+    l_load(t, reg, STATE(rsp_undo));
+    l_lea(t, reg, RSP, reg, 0);
+}
+
+/* not %r11; lea 1(%r11), %r11; mov %r11, rsp_undo */
+static void store_undo(struct tr_block *t)
+{
+    e3(t, 0x49, 0xf7, 0xd3);
+    e4(t, 0x4d, 0x8d, 0x5b, 0x01);
+    l_store(t, H11, STATE(rsp_undo));
+}
+
+void l_rsp_set(struct tr_block *t, unsigned reg)
+{
+    t->delta_of = -1;
+    l_delta(t, H11, reg);
+    l_lea(t, RSP, reg, H11, 0);
+    l_store(t, H11, STATE(rsp_delta));
+    store_undo(t);
+}
+
+/* lea disp(base,index,scale), %dst in 64 or 32 bits; base and index may be -1 */
+static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsigned scale,
+                     int32_t disp, bool wide)
+{
+    unsigned log2 = scale == 8 ? 3 : scale / 2;
+    unsigned rex = 0x40 | (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) |
+                   (base >= 8 ? 1u : 0);
+
+    e4(t, rex, 0x8d, (base < 0 ? 0u : 0x80u) | (dst & 7) << 3 | 4,
+       log2 << 6 | (index < 0 ? 4u : (unsigned) index & 7) << 3 |
+           (base < 0 ? 5u : (unsigned) base & 7));
+    e32(t, (uint32_t) disp);
+}
+
+/* The register that holds guest register n for an address, loading it into spare if need be. */
+static int address_register(struct tr_block *t, int n, unsigned spare)
+{
+    if (n == (int) RSP)
+        l_rsp_get(t, spare);
+    else if (n >= 0 && SPILLED((unsigned) n))
+        l_load(t, spare, GPR((unsigned) n));
+    else
+        return n;
+    if (spare == H11)
+        t->delta_of = -1;
+    return (int) spare;
+}
+
+static uint64_t constant_address(const struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    uint64_t address = (uint64_t) insn->disp;
+
+    if (insn->base == 16)
+        address += t->rq->pc + t->at[i] + insn->len;
+    return insn->adsize == 32 ? (uint32_t) address : address;
+}
+
+static bool is_constant(const struct tr_insn *insn)
+{
+    return insn->index < 0 && (insn->base < 0 || insn->base == 16);
+}
+
+/* The guest's effective address, without segment base, into dst (H10, or LEA's destination). */
+static void effective_address(struct tr_block *t, unsigned i, unsigned dst)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (is_constant(insn)) {
+        l_const(t, dst, constant_address(t, i));
+        return;
+    }
+    int base = address_register(t, insn->base, H10);
+    int index = address_register(t, insn->index, H11);
+    emit_lea(t, dst, base, index, insn->scale, (int32_t) insn->disp, insn->adsize == 64);
+}
+
+static struct l_operand looked_up(struct tr_block *t)
+{
+    l_delta(t, H11, H10);
+    t->delta_of = -1;
+    return (struct l_operand){.base = H10, .index = H11, .has_index = true};
+}
+
+static bool fits_32(uint64_t value)
+{
+    return (uint64_t) (int64_t) (int32_t) value == value;
+}
+
+/* FS or GS: the base with its delta when the offset is a constant that stays near. */
+static struct l_operand segment_operand(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    unsigned n = insn->seg - TR_FS;
+    uint32_t base = tr_state(offsetof(struct rt_cpu, base64) + n * 8);
+
+    if (is_constant(insn)) {
+        uint64_t offset = constant_address(t, i);
+        int64_t near = (int64_t) offset;
+        if (fits_32(offset) && near > -64 * NEAR && near < 64 * NEAR) {
+            l_load(t, H10, tr_state(offsetof(struct rt_cpu, host64) + n * 8));
+            return (struct l_operand){.base = H10, .disp = (int32_t) near};
+        }
+    }
+    effective_address(t, i, H10);
+    l_load(t, H11, base);
+    l_lea(t, H10, H10, H11, 0);
+    return looked_up(t);
+}
+
+static bool near_base(const struct tr_insn *insn)
+{
+    return insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->index < 0 &&
+           insn->disp > -NEAR && insn->disp < NEAR;
+}
+
+bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (!insn->has_mem || insn->vsib || insn->adsize == 16)
+        return false;
+    if (insn->seg == TR_FS || insn->seg == TR_GS) {
+        *o = segment_operand(t, i);
+        return true;
+    }
+    if (is_constant(insn)) {
+        uint64_t address = constant_address(t, i);
+        l_const(t, H10, address);
+        delta_const(t, address);
+        *o = (struct l_operand){.base = H10, .index = H11, .has_index = true};
+        return true;
+    }
+    if (!near_base(insn)) {
+        effective_address(t, i, H10);
+        *o = looked_up(t);
+        return true;
+    }
+    *o = (struct l_operand){.base = (uint8_t) insn->base, .disp = (int32_t) insn->disp};
+    if (insn->base == (int) RSP)
+        return true;
+    o->has_index = true;
+    o->index = H11;
+    if (SPILLED(o->base)) {
+        l_load(t, H10, GPR(o->base));
+        o->base = H10;
+        l_delta(t, H11, H10);
+        t->delta_of = -1;
+    } else if (t->delta_of != insn->base) {
+        l_delta(t, H11, o->base);
+        t->delta_of = insn->base;
+    }
+    return true;
+}
+
+/* ModRM, SIB and displacement for an operand. */
+static void emit_operand(struct tr_block *t, unsigned reg, const struct l_operand *o, bool evex)
+{
+    unsigned field = (reg & 7) << 3;
+    unsigned mod = !o->disp && (o->base & 7) != 5             ? 0u
+                   : o->disp >= -128 && o->disp < 128 && !evex ? 0x40u
+                                                               : 0x80u;
+
+    if (o->has_index)
+        e2(t, mod | field | 4, (o->index & 7u) << 3 | (o->base & 7u));
+    else if ((o->base & 7) == 4)
+        e2(t, mod | field | 4, 0x24);
+    else
+        e1(t, mod | field | (o->base & 7u));
+    if (mod == 0x40)
+        e1(t, (uint8_t) o->disp);
+    else if (mod == 0x80)
+        e32(t, (uint32_t) o->disp);
+}
+
+static unsigned operand_rex(unsigned reg, const struct l_operand *o)
+{
+    return (reg >= 8 ? 4u : 0) | (o->has_index && o->index >= 8 ? 2u : 0) | (o->base >= 8 ? 1u : 0);
+}
+
+void l_access(struct tr_block *t, unsigned opcode, unsigned reg, const struct l_operand *o,
+              bool rex_w)
+{
+    unsigned rex = operand_rex(reg, o) | (rex_w ? 8u : 0);
+
+    if (rex)
+        e1(t, 0x40 | rex);
+    e1(t, opcode);
+    emit_operand(t, reg, o, false);
+}
+
+bool l_load_rm(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    struct l_operand o;
+
+    if (insn->opsize != 64)
+        return false;
+    if (insn->mod == 3) {
+        if (insn->rm == RSP)
+            l_rsp_get(t, H9);
+        else if (SPILLED(insn->rm))
+            l_load(t, H9, GPR(insn->rm));
+        else
+            l_mov(t, H9, insn->rm);
+        return true;
+    }
+    if (!l_operand(t, i, &o))
+        return false;
+    l_access(t, 0x8b, H9, &o, true);
+    return true;
+}
+
+/* ---- copies ---- */
+
+/* Register numbers of an instruction's fields, as they are emitted. */
+struct fields {
+    unsigned reg, rm, vvvv, opreg;
+    const struct l_operand *mem;
+};
+
+static unsigned prefix_count(const struct tr_insn *insn)
+{
+    unsigned n = 0;
+    for (; n < insn->len; n++) {
+        switch (insn->bytes[n]) {
+        case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
+        case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+            continue;
+        default:
+            return n;
+        }
+    }
+    return n;
+}
+
+/* Immediates, and the opcode byte of 3DNow-like forms: what follows the memory operand. */
+static void emit_rest(struct tr_block *t, const struct tr_insn *insn)
+{
+    unsigned at = insn->has_modrm ? insn->modrm_at + 1u : insn->imm_at ? insn->imm_at : insn->len;
+
+    if (insn->has_modrm && insn->mod != 3) {
+        at += (insn->bytes[insn->modrm_at] & 7) == 4;
+        at += insn->disp_size;
+    }
+    for (; at < insn->len; at++)
+        e1(t, insn->bytes[at]);
+}
+
+static void emit_modrm(struct tr_block *t, const struct tr_insn *insn, const struct fields *f,
+                       bool evex)
+{
+    if (f->mem)
+        emit_operand(t, f->reg, f->mem, evex);
+    else
+        e1(t, 0xc0 | (f->reg & 7) << 3 | (f->rm & 7));
+    emit_rest(t, insn);
+}
+
+static void emit_legacy(struct tr_block *t, const struct tr_insn *insn, const struct fields *f)
+{
+    unsigned rex = (insn->rex & 8u);
+
+    if (insn->lock)
+        e1(t, 0xf0);
+    if (insn->prefix66)
+        e1(t, 0x66);
+    if (insn->prefix_rep)
+        e1(t, insn->prefix_rep);
+    if (f->mem)
+        rex |= operand_rex(f->reg, f->mem);
+    else if (insn->has_modrm)
+        rex |= (f->reg >= 8 ? 4u : 0) | (f->rm >= 8 ? 1u : 0);
+    else
+        rex |= f->opreg >= 8 ? 1u : 0;
+    if (rex || insn->rex)
+        e1(t, 0x40 | rex);
+    if (insn->map >= 1)
+        e1(t, 0x0f);
+    if (insn->map == 2)
+        e1(t, 0x38);
+    if (insn->map == 3)
+        e1(t, 0x3a);
+    if (!insn->has_modrm && (insn->gpr_fields & TR_FIELD_OPCODE))
+        e1(t, (insn->opcode & 0xf8u) | (f->opreg & 7));
+    else
+        e1(t, insn->opcode);
+    if (insn->has_modrm)
+        emit_modrm(t, insn, f, false);
+    else
+        emit_rest(t, insn);
+}
+
+static unsigned inverted(unsigned rex)
+{
+    return (~rex & 7u) << 5;
+}
+
+static void emit_vex(struct tr_block *t, const struct tr_insn *insn, const struct fields *f)
+{
+    const uint8_t *v = insn->bytes + prefix_count(insn);
+    bool two = v[0] == 0xc5;
+    unsigned map = two ? 1u : v[1] & 0x1fu;
+    unsigned b2 = two ? v[1] & 0x7fu : v[2];
+    unsigned rex = f->mem ? operand_rex(f->reg, f->mem)
+                          : (f->reg >= 8 ? 4u : 0) | (f->rm >= 8 ? 1u : 0);
+
+    e4(t, 0xc4, inverted(rex) | map, (b2 & 0x87u) | (~f->vvvv & 15u) << 3, insn->opcode);
+    if (insn->has_modrm)
+        emit_modrm(t, insn, f, false);
+}
+
+/* R', V' and, for registers, X extend vector register numbers: they stay as they are. */
+static void emit_evex(struct tr_block *t, const struct tr_insn *insn, const struct fields *f)
+{
+    const uint8_t *v = insn->bytes + prefix_count(insn);
+    unsigned p0 = v[1], p1 = (v[2] & 0x87u) | (~f->vvvv & 15u) << 3;
+
+    if (f->mem)
+        p0 = (p0 & 0x1fu) | inverted(operand_rex(f->reg, f->mem));
+    else
+        p0 = (p0 & 0x5fu) | (f->reg >= 8 ? 0u : 0x80u) | (f->rm >= 8 ? 0u : 0x20u);
+    e4(t, 0x62, p0, p1, v[3]);
+    e1(t, insn->opcode);
+    emit_modrm(t, insn, f, true);
+}
+
+static void emit_fields(struct tr_block *t, const struct tr_insn *insn, const struct fields *f)
+{
+    if (insn->encoding == TR_ENC_VEX)
+        emit_vex(t, insn, f);
+    else if (insn->encoding == TR_ENC_EVEX)
+        emit_evex(t, insn, f);
+    else
+        emit_legacy(t, insn, f);
+}
+
+/* Field values as decoded. VEX and EVEX numbers come from the bytes: Zydis's raw bits. */
+static struct fields fields_of(const struct tr_insn *insn)
+{
+    const uint8_t *v = insn->bytes + prefix_count(insn);
+    struct fields f = {.reg = insn->reg, .rm = insn->rm};
+
+    if (insn->encoding == TR_ENC_LEGACY) {
+        f.opreg = (insn->opcode & 7u) | (insn->rex & 1u) << 3;
+        return f;
+    }
+    unsigned modrm = insn->has_modrm ? insn->bytes[insn->modrm_at] : 0;
+    bool two = v[0] == 0xc5;
+    unsigned bits = two ? v[1] | 0x60u : v[1];
+    f.reg = (modrm >> 3 & 7) | (bits & 0x80 ? 0u : 8u);
+    f.rm = (modrm & 7) | (bits & 0x20 ? 0u : 8u);
+    f.vvvv = ~(unsigned) (two ? v[1] : v[2]) >> 3 & 15;
+    return f;
+}
+
+/* Guest registers of an instruction that are not in their host register. */
+struct swap {
+    unsigned guest[2], host[2];
+    unsigned n;
+    unsigned taken; /* bit n: host register n is in use */
+};
+
+static bool swap_register(struct swap *s, unsigned *field)
+{
+    if (!SPILLED(*field) && *field != RSP)
+        return true;
+    for (unsigned i = 0; i < s->n; i++) {
+        if (s->guest[i] == *field) {
+            *field = s->host[i];
+            return true;
+        }
+    }
+    for (unsigned h = H9; h <= H11 && s->n < 2; h++) {
+        if (s->taken >> h & 1)
+            continue;
+        s->taken |= 1u << h;
+        s->guest[s->n] = *field;
+        s->host[s->n++] = h;
+        *field = h;
+        return true;
+    }
+    return false;
+}
+
+static bool swap_fields(struct swap *s, const struct tr_insn *insn, struct fields *f)
+{
+    bool ok = true;
+
+    if (insn->gpr_fields & TR_FIELD_REG)
+        ok = ok && swap_register(s, &f->reg);
+    if (insn->gpr_fields & TR_FIELD_RM)
+        ok = ok && swap_register(s, &f->rm);
+    if (insn->gpr_fields & TR_FIELD_VVVV)
+        ok = ok && swap_register(s, &f->vvvv);
+    if (insn->gpr_fields & TR_FIELD_OPCODE)
+        ok = ok && swap_register(s, &f->opreg);
+    return ok;
+}
+
+static bool names_rsp(const struct swap *s)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        if (s->guest[i] == RSP)
+            return true;
+    }
+    return false;
+}
+
+static void swap_load(struct tr_block *t, const struct swap *s)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        if (s->host[i] == H11)
+            t->delta_of = -1;
+        if (s->guest[i] == RSP)
+            l_rsp_get(t, s->host[i]);
+        else
+            l_load(t, s->host[i], GPR(s->guest[i]));
+    }
+}
+
+static void swap_store(struct tr_block *t, const struct tr_insn *insn, const struct swap *s)
+{
+    for (unsigned i = 0; i < s->n; i++) {
+        if (s->guest[i] != RSP && (insn->regs_written >> s->guest[i] & 1))
+            l_store(t, s->host[i], GPR(s->guest[i]));
+    }
+    for (unsigned i = 0; i < s->n; i++) {
+        if (s->guest[i] == RSP && (insn->regs_written >> RSP & 1))
+            l_rsp_set(t, s->host[i]);
+    }
+}
+
+/* Whether the delta in r11 still serves base after insn: adding a small constant does not matter. */
+static bool keeps_near(const struct tr_insn *insn, int base)
+{
+    if (insn->encoding != TR_ENC_LEGACY || insn->map != 0 || insn->mod != 3 ||
+        !(insn->rex & 8) || insn->rm != base)
+        return false;
+    unsigned extension = insn->reg & 7;
+    bool add_sub = (insn->opcode == 0x83 || insn->opcode == 0x81) &&
+                   (extension == 0 || extension == 5) && insn->imm > -4096 && insn->imm < 4096;
+    return add_sub || (insn->opcode == 0xff && extension <= 1);
+}
+
+static void forget_written(struct tr_block *t, const struct tr_insn *insn)
+{
+    if (t->delta_of >= 0 && (insn->regs_written >> t->delta_of & 1) &&
+        !keeps_near(insn, t->delta_of))
+        t->delta_of = -1;
+}
+
+static bool has_high_byte(const struct tr_insn *insn)
+{
+    if (insn->encoding != TR_ENC_LEGACY || insn->rex || !(insn->gpr_fields & TR_FIELD_REG))
+        return false;
+    bool byte = insn->map == 0   ? insn->opsize == 8 && insn->opcode < 0xc0
+                : insn->map == 1 ? insn->opcode == 0xb0 || insn->opcode == 0xc0
+                                 : insn->map == 2 && insn->opcode == 0xf0; /* CRC32's is in rm */
+    return byte && (insn->reg & 7) >= 4;
+}
+
+static bool copy_lea(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    unsigned dst = insn->reg;
+
+    if (insn->opcode != 0x8d || insn->map != 0) /* a NOP */
+        return true;
+    if (insn->opsize == 16 || insn->adsize == 16)
+        return false;
+    if (dst == RSP && insn->base == (int) RSP && insn->index < 0 && insn->opsize == 64 &&
+        insn->adsize == 64) {
+        emit_lea(t, RSP, RSP, -1, 1, (int32_t) insn->disp, true);
+        return true;
+    }
+    if (dst == RSP || SPILLED(dst))
+        dst = H9;
+    if (is_constant(insn)) {
+        uint64_t address = constant_address(t, i);
+        l_const(t, dst, insn->opsize == 32 ? (uint32_t) address : address);
+    } else {
+        int base = address_register(t, insn->base, H10);
+        int index = address_register(t, insn->index, H11);
+        emit_lea(t, dst, base, index, insn->scale, (int32_t) insn->disp,
+                 insn->adsize == 64 && insn->opsize == 64);
+    }
+    if (insn->reg == RSP)
+        l_rsp_set(t, H9);
+    else if (dst == H9)
+        l_store(t, H9, GPR(insn->reg));
+    forget_written(t, insn);
+    return true;
+}
+
+/* ADD and SUB of a constant to rsp: the flags are those of the guest's value. */
+static bool copy_rsp_add(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    unsigned extension = insn->reg & 7;
+
+    if (insn->encoding != TR_ENC_LEGACY || insn->map || insn->mod != 3 || insn->rm != RSP ||
+        !(insn->rex & 8) || (insn->opcode != 0x83 && insn->opcode != 0x81) ||
+        (extension != 0 && extension != 5) || insn->imm > (1 << 28) || insn->imm < -(1 << 28))
+        return false;
+    l_rsp_get(t, H9);
+    e3(t, 0x49, insn->opcode, 0xc1 | extension << 3);
+    emit_rest(t, insn);
+    emit_lea(t, RSP, RSP, -1, 1, (int32_t) (extension ? -insn->imm : insn->imm), true);
+    return true;
+}
+
+/* BT, BTS, BTR, BTC of memory with a register: the bit offset reaches 2^60 bytes, so the word's
+ * address is made first: EA + (offset >> 6) * 8, and the bit is offset & 63. */
+static bool is_far_bit(const struct tr_insn *insn)
+{
+    return insn->encoding == TR_ENC_LEGACY && insn->map == 1 && (insn->opcode & 0xe7) == 0xa3 &&
+           insn->has_mem;
+}
+
+static bool copy_far_bit(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (insn->opsize != 64 || insn->adsize != 64 || insn->seg == TR_FS || insn->seg == TR_GS ||
+        insn->reg == RSP)
+        return false;
+    effective_address(t, i, H10);
+    t->delta_of = -1;
+    if (SPILLED(insn->reg))
+        l_load(t, H9, GPR(insn->reg));
+    else
+        l_mov(t, H9, insn->reg);
+    l_const(t, H11, 6);
+    e4(t, 0xc4, 0x42, 0xa2, 0xf7); /* sarx %r11, %r9, %r11 */
+    e1(t, 0xd9);
+    e4(t, 0x4f, 0x8d, 0x14, 0xda); /* lea (%r10,%r11,8), %r10 */
+    l_delta(t, H11, H10);
+    l_lea(t, H10, H10, H11, 0);
+    l_const(t, H11, 58);
+    e4(t, 0xc4, 0x42, 0xa1, 0xf7); /* shlx %r11, %r9, %r9 */
+    e1(t, 0xc9);
+    e4(t, 0xc4, 0x42, 0xa3, 0xf7); /* shrx %r11, %r9, %r9 */
+    e1(t, 0xc9);
+    if (insn->lock)
+        e1(t, 0xf0);
+    e4(t, 0x4d, 0x0f, insn->opcode, 0x0a); /* op %r9, (%r10) */
+    return true;
+}
+
+bool l_copy(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    struct fields f = fields_of(insn);
+    struct swap s = {.n = 0};
+    struct l_operand o;
+
+    if (insn->has_mem && insn->agen_only)
+        return copy_lea(t, i);
+    if (!insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
+        (insn->opcode & 0xfc) == 0xa0)
+        return false; /* MOV moffs64 */
+    if (is_far_bit(insn))
+        return copy_far_bit(t, i);
+    if (copy_rsp_add(t, i))
+        return true;
+    if (insn->has_mem) {
+        if (has_high_byte(insn) || !l_operand(t, i, &o))
+            return false;
+        f.mem = &o;
+        s.taken = 1u << o.base | (o.has_index ? 1u << o.index : 0);
+        if (t->delta_of >= 0) /* keep the delta for the next instruction if there is room */
+            s.taken |= 1u << H11;
+    }
+    struct swap first = s;
+    struct fields original = f;
+    if (!swap_fields(&s, insn, &f)) { /* one address register instead of two */
+        if (!f.mem)
+            return false;
+        s = first;
+        f = original;
+        l_lea(t, H10, o.base, o.has_index ? o.index : H10, o.disp);
+        if (!o.has_index)
+            return false;
+        o = (struct l_operand){.base = H10};
+        t->delta_of = -1;
+        s.taken = 1u << H10;
+        if (!swap_fields(&s, insn, &f))
+            return false;
+    }
+    if (names_rsp(&s) && (s.n > 1 || (f.mem && (insn->regs_written >> RSP & 1) && insn->mem_write)))
+        return false;
+    swap_load(t, &s);
+    emit_fields(t, insn, &f);
+    swap_store(t, insn, &s);
+    forget_written(t, insn);
+    return true;
+}
+
+/* mov (%rbp slot), rbp; rsp = rbp + 8: nothing is committed before the load */
+bool l_leave(struct tr_block *t, unsigned i)
+{
+    if (t->insn[i].prefix66)
+        return false;
+    t->delta_of = -1;
+    l_mov(t, H9, RT_BP);
+    l_delta(t, H11, H9);
+    e4(t, 0x4f, 0x8b, 0x14, 0x19); /* mov (%r9,%r11), %r10 */
+    l_lea(t, RSP, H9, H11, 8);
+    l_store(t, H11, STATE(rsp_delta));
+    store_undo(t);
+    l_mov(t, RT_BP, H10);
+    return true;
+}
