@@ -106,16 +106,6 @@ static void handle_input(struct mon_machine *m)
     mon_uart_pump(&m->pc.uart);
 }
 
-/* Whoever read the output has gone, as `head` does: end as a filter would. */
-static void handle_output_error(struct mon_machine *m)
-{
-    int error = m->console.out_error;
-    if (error == EPIPE)
-        mon_machine_stop(m, 128 + SIGPIPE, "ended: nobody reads the guest's output");
-    else
-        mon_machine_stop(m, MON_E_HOST, "cannot write the guest's output: %s", strerror(error));
-}
-
 static void clear_counter(int fd)
 {
     uint64_t count;
@@ -139,7 +129,7 @@ static void handle_events(struct mon_machine *m, const struct pollfd *fd)
         mon_uart_pump(&m->pc.uart);
     mon_machine_update(m);
     if (m->console.out_error)
-        handle_output_error(m);
+        mon_machine_output_error(m);
 }
 
 static void choose_descriptors(struct mon_machine *m, struct pollfd fd[FD_COUNT])

@@ -52,6 +52,16 @@ void mon_machine_stop(struct mon_machine *m, int status, const char *format, ...
     mon_machine_wake_io(m);
 }
 
+/* Whoever read the output may have gone, as `head` does: then end as a filter would. */
+void mon_machine_output_error(struct mon_machine *m)
+{
+    int error = m->console.out_error;
+    if (error == EPIPE)
+        mon_machine_stop(m, 128 + SIGPIPE, "ended: nobody reads the guest's output");
+    else
+        mon_machine_stop(m, MON_E_HOST, "cannot write the guest's output: %s", strerror(error));
+}
+
 void mon_machine_wake_io(struct mon_machine *m)
 {
     if (eventfd_write(m->wake_fd, 1) < 0)
@@ -459,6 +469,10 @@ static void finish(struct mon_machine *m)
     if (!by_signal) {
         mon_events_give_back_signals(m);
         mon_console_drain(&m->console);
+    }
+    if (m->console.out_error && m->end.status == MON_OK) {
+        m->stopped = false; /* it ended well but for this */
+        mon_machine_output_error(m);
     }
     if (m->config->stats)
         mon_machine_print_stats(m, m->config->stats);

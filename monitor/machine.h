@@ -75,6 +75,9 @@ uint64_t mon_machine_now(void *machine);
 void mon_machine_stop(struct mon_machine *m, int status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 
+/* Ends the run because the guest's output cannot be written. */
+void mon_machine_output_error(struct mon_machine *m);
+
 /* Lets devices and console do what was due by now. */
 void mon_machine_update(struct mon_machine *m);
 uint64_t mon_machine_deadline(const struct mon_machine *m);

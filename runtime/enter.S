@@ -39,6 +39,9 @@ rt_enter:
         mov     %rsp, %r12
         mov     CPU_INSNS(%rdi), %r13
         mov     CPU_JUMP_TABLE(%rdi), %r14
+        .globl  rt_enter_loaded
+        .hidden rt_enter_loaded
+rt_enter_loaded:
         mov     CPU_WINDOW(%rdi), %r15
         movl    $1, CPU_IN_CACHE(%rdi)
         push    CPU_HFLAGS(%rdi)

@@ -116,11 +116,12 @@ static void on_fault(int number, siginfo_t *info, void *ucontext)
     ucontext_t *uc = ucontext;
     const uint8_t *pc = (const uint8_t *) uc->uc_mcontext.gregs[REG_RIP];
     int saved_errno = errno;
+    bool sent = info->si_code <= 0; /* by kill() and the like: not an instruction's doing */
 
-    if (cpu->owner && inside(pc, cpu->code_lo, cpu->code_hi)) {
+    if (!sent && cpu->owner && inside(pc, cpu->code_lo, cpu->code_hi)) {
         describe(&cpu->fault, number, info, uc);
         run_hook(cpu, uc, hooks.fault);
-    } else if (cpu->owner && inside(pc, cpu->native_lo, cpu->native_hi)) {
+    } else if (!sent && cpu->owner && inside(pc, cpu->native_lo, cpu->native_hi)) {
         describe(&cpu->fault, number, info, uc);
         uc->uc_mcontext.gregs[REG_RIP] = (greg_t) rt_native_fault;
     } else {
@@ -145,7 +146,7 @@ static void on_kick(int number, siginfo_t *info, void *ucontext)
         run_hook(cpu, uc, hooks.kick);
     } else if (cpu->owner && cpu->in_cache) { /* between C and translated code */
         hooks.kick(cpu, NULL);
-        if (inside(pc, (const uint8_t *) rt_enter, (const uint8_t *) rt_enter64))
+        if (inside(pc, (const uint8_t *) rt_enter_loaded, (const uint8_t *) rt_enter64))
             uc->uc_mcontext.gregs[REG_R14] = (greg_t) cpu->jump_table;
         if (inside(pc, (const uint8_t *) rt_enter64, (const uint8_t *) rt_enter_end))
             uc->uc_mcontext.gregs[REG_R11] = (greg_t) cpu->jump_table;

@@ -93,6 +93,7 @@ struct rt_cpu {
     uint64_t base64[2], host64[2]; /* FS, GS */
     uint64_t host_rsp;   /* the host's rsp on the way in and out of 64-bit code */
     const void *miss;    /* the miss stub of the current mode */
+    const uint8_t *canary; /* 64-bit entry checks load from here (long_flow.c) */
     struct rt_fault fault;
     void *xsave;         /* parked vector state, 64-byte aligned */
     void *owner;         /* struct mon_vcpu; NULL when no vCPU runs on this thread */

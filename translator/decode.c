@@ -76,11 +76,11 @@ static void take_memory(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
     unsigned ext_b = insn->rex & 1 ? 8 : 0, ext_x = insn->rex & 2 ? 8 : 0;
 
     if (insn->encoding == TR_ENC_VEX) {
-        ext_b = zi->raw.vex.B && insn->mode == TR_MODE_64 ? 8 : 0;
-        ext_x = zi->raw.vex.X && insn->mode == TR_MODE_64 ? 8 : 0;
+        ext_b = zi->raw.vex.B || insn->mode != TR_MODE_64 ? 0 : 8; /* raw bits: inverted */
+        ext_x = zi->raw.vex.X || insn->mode != TR_MODE_64 ? 0 : 8;
     } else if (insn->encoding == TR_ENC_EVEX) {
-        ext_b = zi->raw.evex.B && insn->mode == TR_MODE_64 ? 8 : 0;
-        ext_x = zi->raw.evex.X && insn->mode == TR_MODE_64 ? 8 : 0;
+        ext_b = zi->raw.evex.B || insn->mode != TR_MODE_64 ? 0 : 8;
+        ext_x = zi->raw.evex.X || insn->mode != TR_MODE_64 ? 0 : 8;
     }
     insn->base = insn->index = -1;
     insn->scale = 1;

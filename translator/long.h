@@ -81,7 +81,7 @@ bool l_ret(struct tr_block *t, unsigned i);
 bool l_loop(struct tr_block *t, unsigned i);
 
 /* What translate.c needs in 64-bit code. */
-void l_entry(struct tr_block *t, bool flags_live);
+void l_entry(struct tr_block *t, bool collided);
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link);
 void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub);
 void l_popf_tail(struct tr_block *t, const struct tr_tail *tail);

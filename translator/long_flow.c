@@ -51,27 +51,13 @@ void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub)
     e_jmp(t, stub);
 }
 
-void l_entry(struct tr_block *t, bool flags_live)
+/* By a branch: for blocks that have collided. */
+static void entry_branch(struct tr_block *t)
 {
-    uint64_t pc = t->rq->pc;
     uint8_t *field;
 
-    t->delta_of = -1;
-    if (!flags_live) {
-        if ((uint64_t) (int64_t) (int32_t) pc == pc) {
-            e3(t, 0x49, 0x81, 0xf9); /* cmp $pc, %r9 */
-            e32(t, (uint32_t) pc);
-        } else {
-            l_const(t, H10, pc);
-            e3(t, 0x4d, 0x39, 0xd1); /* cmp %r10, %r9 */
-        }
-        e2(t, 0x0f, 0x85);
-        e32(t, 0);
-        tr_patch(t, t->p - 4, t->rq->stubs->miss64);
-        return;
-    }
     l_mov(t, H10, RT_CX);
-    l_const(t, H11, -pc);
+    l_const(t, H11, -t->rq->pc);
     l_lea(t, RT_CX, H9, H11, 0);
     e2(t, 0xe3, 0); /* jrcxz over */
     field = t->p;
@@ -79,6 +65,26 @@ void l_entry(struct tr_block *t, bool flags_live)
     e_jmp(t, t->rq->stubs->miss64);
     field[-1] = (uint8_t) (t->p - field);
     l_mov(t, RT_CX, H10);
+}
+
+/* By a load of the byte at canary + (difference rotated by 32 bits). Another pc with this table slot
+ * differs by a multiple of 65,536: in its low half, which makes an address that is not canonical, or
+ * only in its high half, which leads up to 4 GiB behind the canary, the last byte before a window
+ * that is never mapped. */
+void l_entry(struct tr_block *t, bool collided)
+{
+    t->delta_of = -1;
+    if (collided) {
+        entry_branch(t);
+        return;
+    }
+    l_const(t, H10, -t->rq->pc);
+    l_lea(t, H10, H9, H10, 0);
+    e4(t, 0xc4, 0x43, 0xfb, 0xf0); /* rorx $32, %r10, %r10 */
+    e2(t, 0xd2, 32);
+    l_load(t, H11, STATE(canary));
+    e4(t, 0x47, 0x0f, 0xb6, 0x14); /* movzbl (%r11,%r10), %r10d */
+    e1(t, 0x13);
 }
 
 void l_count(struct tr_block *t, unsigned n)

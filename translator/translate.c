@@ -144,28 +144,6 @@ static enum tr_result decode_ahead(struct tr_block *t)
     return TR_DONE;
 }
 
-/* Whether the guest's arithmetic flags at the block's start can still be seen by anyone. */
-static bool flags_live_at_entry(const struct tr_block *t)
-{
-    uint32_t written = 0;
-
-    for (unsigned i = 0; i < t->ninsns; i++) {
-        const struct tr_insn *insn = &t->insn[i];
-        bool quiet = insn->cls == TR_COPY && insn->feature == TR_F_NONE && !insn->lock &&
-                     (!insn->has_mem || insn->agen_only) && insn->op == TR_OP_copy &&
-                     (insn->has_modrm || (insn->opcode & 0xfc) != 0xa0 || insn->map);
-        /* DIV, IDIV may fault; UD forms too */
-        if (!quiet || (insn->map == 0 && (insn->opcode & 0xfe) == 0xf6 && (insn->reg & 7) >= 6))
-            return true;
-        if (insn->flags_read & RT_ARITH & ~written)
-            return true;
-        written |= insn->flags_written;
-        if ((written & RT_ARITH) == RT_ARITH)
-            return false;
-    }
-    return true;
-}
-
 /* ---- emitting ---- */
 
 /* Without flags, one branch that is always taken. */
@@ -199,24 +177,18 @@ static void emit_entry_load(struct tr_block *t)
     e32(t, STATE(gpr));
 }
 
-/* Falls through when r8d is this block's pc, else leads to the miss stub. */
+/* Falls through when r8d is this block's pc, else leads to the miss stub. A compare will not do, even
+ * where this block has no use for flags: the block that was meant may have. */
 static void emit_entry(struct tr_block *t)
 {
-    bool live = flags_live_at_entry(t);
+    bool collided = cc_collided(t->rq->cc, t->rq->pc);
 
-    if (is_long(t)) {
-        l_entry(t, live);
-    } else if (!live) {
-        e3(t, 0x41, 0x81, 0xf8); /* cmp $pc, %r8d */
-        e32(t, (uint32_t) t->rq->pc);
-        e2(t, 0x0f, 0x85); /* jne miss */
-        e32(t, 0);
-        tr_patch(t, t->p - 4, t->rq->stubs->miss32);
-    } else if (cc_collided(t->rq->cc, t->rq->pc)) {
+    if (is_long(t))
+        l_entry(t, collided);
+    else if (collided)
         emit_entry_branch(t);
-    } else {
+    else
         emit_entry_load(t);
-    }
 }
 
 /* lea n(%r13), %r13 for the instructions up to the next branch */

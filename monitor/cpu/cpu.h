@@ -85,6 +85,7 @@ enum mon_access {
     MON_WRITE = 1,   /* also for the read of a read-modify-write: checks for write first */
     MON_FETCH = 2,
     MON_SYSTEM = 4,  /* implicit supervisor access (GDT, LDT, IDT, TSS), whatever the CPL */
+    MON_WIDE = 8,    /* the address has 64 bits, even if the current code is not 64-bit code */
 };
 
 struct mon_exception {
@@ -166,7 +167,8 @@ struct mon_cpuid {
     uint32_t max_basic, max_ext;
     uint64_t xcr0_allowed; /* bits the guest may set in XCR0 */
     uint64_t tsc_khz;
-    bool has_nx, has_smep, has_smap, has_umip, has_pcid, has_la57, has_1g, has_fsgsbase;
+    bool has_nx, has_smep, has_smap, has_umip, has_pcid, has_la57, has_1g, has_fsgsbase, has_long;
+    bool intel; /* the vendor */
     uint8_t phys_bits;
 };
 
@@ -203,7 +205,8 @@ struct mon_walk {
 
 /* Walks the guest's page tables for an access (enum mon_access) at privilege level cpl, checks
  * rights (WP, NX, SMEP, SMAP with RFLAGS.AC, reserved bits) and sets accessed and dirty bits with
- * locked operations. Paging off: identity. MON_FAULT: v->exc is the #PF. */
+ * locked operations. Paging off: identity. MON_FAULT: v->exc is the #PF, or #GP(0) for an address
+ * that is not canonical. */
 enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned cpl,
                      struct mon_walk *walk);
 /* As mon_walk for a supervisor read, but changes nothing and raises nothing. False: not mapped. */

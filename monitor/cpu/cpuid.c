@@ -4,8 +4,14 @@
  * reduced to one core, state components recomputed for what guests may enable, and what describes
  * the host's power, performance monitoring or caches' control left at zero. Executing CPUID takes
  * microseconds on a virtualized host, so the host's leaves are read once a process, and guests are
- * answered from the table. Four answers depend on the vCPU: OSXSAVE, the APIC id, and the sizes of
- * the XSAVE area for the current XCR0.
+ * answered from the table. Some answers depend on the vCPU: OSXSAVE, SYSCALL, the APIC id, and the
+ * sizes of the XSAVE area for the current XCR0.
+ *
+ * SMAP is virtualized, but a guest gets it only by "+smap". Its kernel would then run STAC and CLAC
+ * around every access to user memory, and each of them is a change of mode: it leaves the code
+ * cache, and the accesses between them go through another view. What SMAP guards against, a kernel
+ * led astray into user memory, is a defect of the guest that concerns nobody else: no isolation
+ * between guest and host depends on it. SMEP costs nothing and is offered.
  *
  * The hypervisor leaves carry a signature of our own and, in 40000010h, the TSC's frequency, as
  * VMware's do.
@@ -21,10 +27,7 @@
 #include <string.h>
 
 enum reg { EAX, EBX, ECX, EDX };
-enum offer { HOST, BASE, OURS, WIDE, NEVER };
-
-/* 64-bit guests: pages, modes and instructions of long mode are not offered by this version. */
-static const bool offer_wide = false;
+enum offer { HOST, BASE, OURS, ASKED, NEVER };
 
 struct feature {
     const char *name;
@@ -204,7 +207,7 @@ static bool host_has(const struct feature *f)
 
 static bool is_available(const struct feature *f)
 {
-    if (f->offer == NEVER || (f->offer == WIDE && !offer_wide))
+    if (f->offer == NEVER)
         return false;
     return f->offer == OURS || host_has(f);
 }
@@ -278,8 +281,8 @@ static void add_extended(struct mon_cpuid *table)
             e.ebx = e.ecx = e.edx = 0;
         if (leaf == 0x80000007)
             e.eax = 0;
-        if (leaf == 0x80000008)
-            e.eax &= 0xffff;
+        if (leaf == 0x80000008) /* 48 bits of linear address: la57 is not offered */
+            e.eax = (e.eax & 0xff) | 48 << 8;
         add(table, e, false);
     }
 }
@@ -291,6 +294,13 @@ static bool needs(const char *name, const char *other)
 {
     static const char *const with_avx[] = {"avx2",       "fma",      "f16c",   "vaes",
                                            "vpclmulqdq", "avx_vnni", "avx512f"};
+    static const char *const with_lm[] = {"syscall", "pdpe1gb", "lahf_lm", "fsgsbase"};
+    if (!strcmp(other, "lm")) {
+        for (unsigned n = 0; n < sizeof(with_lm) / sizeof(with_lm[0]); n++)
+            if (!strcmp(name, with_lm[n]))
+                return true;
+        return false;
+    }
     if (!strcmp(other, "avx512f"))
         return !strncmp(name, "avx512", 6) && strcmp(name, "avx512f");
     if (!strcmp(other, "xsave"))
@@ -303,7 +313,7 @@ static bool needs(const char *name, const char *other)
 
 static void drop_dependents(struct mon_cpuid *table)
 {
-    static const char *const roots[] = {"xsave", "avx", "avx512f"};
+    static const char *const roots[] = {"xsave", "avx", "avx512f", "lm"};
     for (unsigned r = 0; r < sizeof(roots) / sizeof(roots[0]); r++) {
         if (has(table, roots[r]))
             continue;
@@ -329,8 +339,8 @@ static int apply_word(struct mon_cpuid *table, const char *word, size_t len, cha
     }
     if (*word == '+' && !is_available(f)) {
         snprintf(err, err_len, "CPU model: %s cannot be offered: %s", f->name,
-                 f->offer == NEVER || f->offer == WIDE ? "novt does not virtualize it"
-                                                       : "this host's CPU does not have it");
+                 f->offer == NEVER ? "novt does not virtualize it"
+                                   : "this host's CPU does not have it");
         return NOVT_E_INVAL;
     }
     set(table, f, *word == '+');
@@ -347,7 +357,7 @@ static int apply_model(struct mon_cpuid *table, const char *model, char *err, si
     }
     for (unsigned n = 0; n < FEATURES; n++) {
         const struct feature *f = &features[n];
-        bool wanted = !base || f->offer == BASE || f->offer == OURS;
+        bool wanted = base ? f->offer == BASE || f->offer == OURS : f->offer != ASKED;
         set(table, f, wanted && is_available(f));
     }
     for (model += len; *model; model += len) {
@@ -424,6 +434,8 @@ static void summarise(struct mon_cpuid *table)
     table->has_la57 = has(table, "la57");
     table->has_1g = has(table, "pdpe1gb");
     table->has_fsgsbase = has(table, "fsgsbase");
+    table->has_long = has(table, "lm");
+    table->intel = vendor_is_intel();
     table->phys_bits = sizes ? (uint8_t)sizes->eax : 36;
 }
 
@@ -473,7 +485,9 @@ void mon_cpuid(struct mon_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out
     out[EBX] = e ? e->ebx : 0;
     out[ECX] = e ? e->ecx : 0;
     out[EDX] = e ? e->edx : 0;
-    if (leaf == 1) {
+    if (leaf == 0x80000001 && table->intel && !mon_code64(v)) {
+        out[EDX] &= ~(1u << 11); /* SYSCALL: Intel's CPUs show it in 64-bit mode (SDM 2 CPUID) */
+    } else if (leaf == 1) {
         out[EBX] |= v->id << 24;
         if (v->cr4 & MON_CR4_OSXSAVE)
             out[ECX] |= 1u << 27;

@@ -56,7 +56,7 @@ enum kind {
     READ_ONLY, /* writing raises #GP(0) */
     IGNORED,   /* bits of mask may be written, and are forgotten */
     CANONICAL, /* an address */
-    WIDE,      /* exists with long mode only */
+    WIDE,      /* the same as PLAIN, exists with long mode only */
     WIDE_ADDR, /* an address, and the same */
     MEMORY_TYPES,
     MTRR_BASE,
@@ -70,7 +70,7 @@ struct row {
     uint32_t index;
     uint16_t offset; /* in struct mon_msrs, or NOWHERE */
     uint8_t kind;
-    uint64_t mask; /* PLAIN, IGNORED: what may be written; READ_ONLY and NOWHERE: the value */
+    uint64_t mask; /* PLAIN, WIDE, IGNORED: what may be written; READ_ONLY and NOWHERE: the value */
 };
 
 #define IN(field) offsetof(struct mon_msrs, field)
@@ -129,10 +129,10 @@ static const struct row rows[] = {
     {0x2ff, IN(mtrr_def), PLAIN, 0xcff},
     {0xda0, NOWHERE, IGNORED, 0}, /* XSS: no supervisor state */
     {MSR_EFER, NOWHERE, SPECIAL, 0},
-    {0xc0000081, IN(star), WIDE, 0},
+    {0xc0000081, IN(star), WIDE, ALL},
     {0xc0000082, IN(lstar), WIDE_ADDR, 0},
     {0xc0000083, IN(cstar), WIDE_ADDR, 0},
-    {0xc0000084, IN(fmask), WIDE, 0},
+    {0xc0000084, IN(fmask), WIDE, 0xffffffff},
     {MSR_FS_BASE, NOWHERE, SPECIAL, 0},
     {MSR_GS_BASE, NOWHERE, SPECIAL, 0},
     {0xc0000102, IN(kernel_gs_base), WIDE_ADDR, 0},
@@ -154,18 +154,11 @@ static uint64_t *field_of(struct mon_vcpu *v, const struct row *row)
     return row->offset == NOWHERE ? NULL : (uint64_t *)((uint8_t *)&v->msr + row->offset);
 }
 
-static bool has_long_mode(struct mon_vcpu *v)
-{
-    uint32_t out[4];
-    mon_cpuid(v, 0x80000001, 0, out);
-    return out[3] >> 29 & 1;
-}
-
-static bool exists(struct mon_vcpu *v, const struct row *row)
+static bool exists(const struct mon_vcpu *v, const struct row *row)
 {
     bool wide = row->kind == WIDE || row->kind == WIDE_ADDR || row->index == MSR_FS_BASE ||
                 row->index == MSR_GS_BASE;
-    return !wide || has_long_mode(v);
+    return !wide || mon_vm_cpuid(v)->has_long;
 }
 
 /* ---- reading ---- */
@@ -237,9 +230,10 @@ static bool is_writable(struct mon_vcpu *v, const struct row *row, uint64_t valu
     case READ_ONLY:
         return false;
     case PLAIN:
+    case WIDE:
     case IGNORED: {
         const uint64_t *field = field_of(v, row);
-        uint64_t kept = field && row->kind == PLAIN ? *field & ~row->mask : 0;
+        uint64_t kept = field && row->kind != IGNORED ? *field & ~row->mask : 0;
         return !(value & ~row->mask & ~kept);
     }
     case CANONICAL:
@@ -263,7 +257,7 @@ static bool efer_is_valid(struct mon_vcpu *v, uint64_t value)
     uint64_t allowed = 0;
     if (mon_vm_cpuid(v)->has_nx)
         allowed |= MON_EFER_NXE;
-    if (has_long_mode(v))
+    if (mon_vm_cpuid(v)->has_long)
         allowed |= MON_EFER_SCE | MON_EFER_LME | MON_EFER_LMA;
     if (value & ~allowed)
         return false;

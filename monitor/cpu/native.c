@@ -5,7 +5,8 @@
  *      code (RX, and RW elsewhere)   frame   buffer   slack
  *      64 slots of 64 bytes          ----- read and write -----
  *
- * A slot holds one instruction with its memory operand replaced by the buffer, between the moves
+ * A slot holds one instruction with its memory operand replaced by the buffer (16- and 32-bit code:
+ * by the translator, which knows how to say it in 64-bit code; 64-bit code: here), between the moves
  * that runtime/native.S describes. Slots are found by a hash of the instruction's bytes, so a
  * device driver's few MMIO instructions are emitted once.
  *
@@ -81,6 +82,111 @@ static uint8_t *put_rip_relative(uint8_t *p, uint32_t opcode, unsigned opcode_le
     return p + opcode_len + 4;
 }
 
+/* ---- 64-bit code ----
+ *
+ * The guest's bytes are host code already. Only the way to the operand changes: no segment, no
+ * address size, and rip in the place of registers. */
+
+/* Where the opcode starts (VEX and EVEX prefixes belong to it). */
+static unsigned opcode_at(const struct tr_insn *insn)
+{
+    for (unsigned n = 0; n < insn->len; n++) {
+        switch (insn->bytes[n]) {
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x66:
+        case 0x67:
+        case 0xf0:
+        case 0xf2:
+        case 0xf3:
+        case 0x40 ... 0x4f: /* also those without effect */
+            continue;
+        default:
+            return n;
+        }
+    }
+    return insn->len;
+}
+
+static bool is_moffs(const struct tr_insn *insn)
+{
+    return !insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
+           (insn->opcode & 0xfc) == 0xa0;
+}
+
+static uint8_t *put_prefixes64(const struct tr_insn *insn, uint8_t *p, bool memory)
+{
+    if (insn->lock)
+        *p++ = 0xf0;
+    if (insn->encoding != TR_ENC_LEGACY)
+        return p;
+    if (insn->prefix66)
+        *p++ = 0x66;
+    if (insn->prefix_rep)
+        *p++ = insn->prefix_rep;
+    if (insn->rex)
+        *p++ = memory ? insn->rex & 0xfc : insn->rex; /* X and B name the operand's registers */
+    return p;
+}
+
+/* MOV moffs becomes MOV with ModRM; the displacement's place is left free. */
+static uint8_t *put_moffs64(const struct tr_insn *insn, uint8_t *p)
+{
+    static const uint8_t opcode[] = {0x8a, 0x8b, 0x88, 0x89};
+    p = put_prefixes64(insn, p, true);
+    *p++ = opcode[insn->opcode & 3];
+    *p++ = 5;
+    return p;
+}
+
+/* Everything up to the displacement. */
+static uint8_t *put_to_memory64(const struct tr_insn *insn, uint8_t *p)
+{
+    unsigned at = opcode_at(insn), len = insn->modrm_at - at;
+    p = put_prefixes64(insn, p, true);
+    memcpy(p, insn->bytes + at, len);
+    if (insn->encoding == TR_ENC_EVEX || (insn->encoding == TR_ENC_VEX && p[0] == 0xc4))
+        p[1] |= 0x60; /* X and B, inverted */
+    p[len] = (insn->bytes[insn->modrm_at] & 0x38) | 5;
+    return p + len + 1;
+}
+
+static unsigned operand_end(const struct tr_insn *insn)
+{
+    if (!insn->has_modrm)
+        return insn->len;
+    return insn->modrm_at + 1u + ((insn->bytes[insn->modrm_at] & 7) == 4) + insn->disp_size;
+}
+
+/* As tr_emit_redirected(). */
+static size_t emit_redirected64(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,
+                                const void *buffer)
+{
+    bool memory = (insn->has_mem && !insn->agen_only) || is_moffs(insn);
+    unsigned at = memory ? operand_end(insn) : opcode_at(insn), rest = insn->len - at;
+    uint8_t *p;
+
+    if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat || insn->op == TR_OP_maskmov)
+        return 0;
+    if (!memory) {
+        p = put_prefixes64(insn, code, false);
+    } else {
+        p = is_moffs(insn) ? put_moffs64(insn, code) : put_to_memory64(insn, code);
+        int32_t disp =
+            (int32_t)((const uint8_t *)buffer - (code_rx + (p + 4 + rest - code)));
+        memcpy(p, &disp, 4);
+        p += 4;
+    }
+    memcpy(p, insn->bytes + at, rest);
+    return (size_t)(p + rest - code);
+}
+
+/* ---- emitting ---- */
+
 /* mov mem, %rsp; mov %rsp, mem; jmp *mem: opcode bytes in memory order. */
 #define LOAD_RSP  0x258b48u
 #define STORE_RSP 0x258948u
@@ -93,7 +199,9 @@ static bool slot_emit(struct mon_native *native, struct native_slot *slot, unsig
     const uint8_t *rx = native->code_rx + at;
 
     p = put_rip_relative(p, LOAD_RSP, 3, rx, &native->frame->guest_sp);
-    size_t len = tr_emit_redirected(&slot->insn, p, rx + (p - start), native->buffer + offset);
+    size_t len = slot->insn.mode == TR_MODE_64
+                     ? emit_redirected64(&slot->insn, p, rx + (p - start), native->buffer + offset)
+                     : tr_emit_redirected(&slot->insn, p, rx + (p - start), native->buffer + offset);
     if (!len)
         return false;
     RT_ASSERT(len <= MAX_EMITTED);

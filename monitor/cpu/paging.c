@@ -249,6 +249,8 @@ enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned
 {
     bool user = cpl == 3 && !(access & MON_SYSTEM);
     uint32_t error;
+    if (__builtin_expect(mon_long(v) && !mon_is_canonical(gla), 0))
+        return mon_raise_error(v, MON_GP, 0);
     if (!(v->cr0 & MON_CR0_PG)) {
         walk_identity(gla, walk);
         return MON_OK;
@@ -265,6 +267,8 @@ enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned
 bool mon_walk_peek(struct mon_vcpu *v, uint64_t gla, struct mon_walk *walk)
 {
     uint32_t error;
+    if (mon_long(v) && !mon_is_canonical(gla))
+        return false;
     if (v->cr0 & MON_CR0_PG)
         return walk_tables(v, gla, walk, &error);
     walk_identity(gla, walk);
@@ -413,7 +417,7 @@ static inline uint64_t linear_wrap(const struct mon_vcpu *v, uint64_t gla, unsig
 {
     if (__builtin_expect(!mon_long(v), 1))
         return (uint32_t)gla;
-    return access & MON_SYSTEM || mon_code64(v) ? gla : (uint32_t)gla;
+    return access & (MON_SYSTEM | MON_WIDE) || mon_code64(v) ? gla : (uint32_t)gla;
 }
 
 static inline bool in_one_page(uint64_t gla, unsigned len)

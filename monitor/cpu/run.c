@@ -376,12 +376,12 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
 {
     struct mon_vcpu *v = cpu->owner;
     const struct rt_fault *fault = &cpu->fault;
-    uint64_t gla = fault->addr - (uint64_t) cpu->window;
+    uint64_t gla;
 
     v->after_fault = AFTER_STEP;
-    if (fault->vector == MON_GP && entry_collision(v, context))
+    if (entry_collision(v, context))
         return RT_FAULT_RETRY;
-    if (fault->vector == MON_PF && gla < RT_WINDOW_SIZE) {
+    if (fault->vector == MON_PF && mon_view_gla(v, fault->addr, &gla)) {
         switch (mon_view_fill(v, gla, fault->write)) {
         case MON_FILL_DONE:
             return RT_FAULT_RETRY;

@@ -412,6 +412,12 @@ static bool stack_linear(const struct novt_segment *ss, uint64_t mask, uint64_t 
     return mon_seg_holds(ss, offset, len);
 }
 
+/* Stacks of inner levels have 64-bit addresses in long mode, also when 32-bit code leaves for them. */
+static unsigned stack_access(uint64_t mask)
+{
+    return mask == ~(uint64_t)0 ? MON_WRITE | MON_WIDE : MON_WRITE;
+}
+
 /* A frame that wraps around the end of its stack: item by item, checks first. */
 static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segment *ss,
                                       uint64_t mask, unsigned cpl, uint64_t sp,
@@ -434,7 +440,7 @@ static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segm
         sp = (sp - size) & mask;
         stack_linear(ss, mask, sp, size, &gla);
         frame_pack(f, i, size, bytes);
-        if ((rc = mon_lin_write_as(v, gla, bytes, size, MON_WRITE, cpl)))
+        if ((rc = mon_lin_write_as(v, gla, bytes, size, stack_access(mask), cpl)))
             return rc;
     }
     return MON_OK;
@@ -454,7 +460,7 @@ enum mon_rc mon_frame_push(struct mon_vcpu *v, const struct novt_segment *ss, ui
             return mon_raise_error(v, MON_SS, error);
         for (unsigned i = 0; i < f->n; i++)
             frame_pack(f, i, size, bytes + (f->n - 1 - i) * size);
-        rc = mon_lin_write_as(v, gla, bytes, len, MON_WRITE, cpl);
+        rc = mon_lin_write_as(v, gla, bytes, len, stack_access(mask), cpl);
     } else {
         rc = frame_push_wrapped(v, ss, mask, cpl, old, f, size, error);
     }

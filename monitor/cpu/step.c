@@ -213,9 +213,18 @@ static enum mon_rc run_handler(struct mon_vcpu *v, const struct tr_insn *i)
     return handlers[i->op](v, i, i->mode == TR_MODE_64 ? next : (uint32_t)next);
 }
 
+/* Between iterations of a REP, traps and interrupts push RF = 1 (SDM 3-17.3.1.1). */
+static void mark_unfinished(struct rt_cpu *cpu, uint8_t rep, uint64_t rip)
+{
+    if (rep && cpu->rip == rip)
+        cpu->rflags |= RT_RF;
+}
+
 enum mon_rc mon_execute(struct mon_vcpu *v, const struct tr_insn *insn)
 {
     bool shadow = v->shadow, shadow_ss = v->shadow_ss;
+    uint64_t rip = v->cpu->rip;
+    uint8_t rep = insn->rep; /* writing RAM may drop the translation that insn belongs to */
 
     v->shadow = v->shadow_ss = false;
     v->rep_budget = STEP_REP_BUDGET;
@@ -224,7 +233,9 @@ enum mon_rc mon_execute(struct mon_vcpu *v, const struct tr_insn *insn)
     enum mon_rc rc = run_handler(v, insn);
     if (rc != MON_EXIT)
         step_commit(v);
-    if (rc != MON_OK) {
+    if (rc == MON_OK) {
+        mark_unfinished(v->cpu, rep, rip);
+    } else {
         v->shadow = shadow;
         v->shadow_ss = shadow_ss;
     }
@@ -240,7 +251,10 @@ static enum tr_mode code_mode(const struct mon_vcpu *v)
     return v->seg[NOVT_CS].attr & MON_ATTR_DB ? TR_MODE_32 : TR_MODE_16;
 }
 
-/* The linear address of rip, and how many bytes CS allows from there (at most 15). */
+#define LAST_LOW 0x7fffffffffffu /* of the lower canonical half */
+
+/* The linear address of rip, and how many bytes CS or the hole in the middle of the address space
+ * allows from there (at most 15). */
 static enum mon_rc code_window(struct mon_vcpu *v, uint64_t *gla, unsigned *len)
 {
     uint64_t rip = v->cpu->rip, limit = v->seg[NOVT_CS].limit;
@@ -248,6 +262,8 @@ static enum mon_rc code_window(struct mon_vcpu *v, uint64_t *gla, unsigned *len)
     *len = 15;
     if (mon_code64(v)) {
         *gla = rip;
+        if (rip <= LAST_LOW && LAST_LOW - rip < 14)
+            *len = (unsigned)(LAST_LOW - rip) + 1;
         return step_sign_extend(rip, 48) == (int64_t)rip ? MON_OK : mon_raise_error(v, MON_GP, 0);
     }
     if (rip > limit)
@@ -280,7 +296,7 @@ static enum mon_rc fetch(struct mon_vcpu *v, uint64_t gla, unsigned allowed, str
     }
     if (status == TR_DECODE_OK)
         return MON_OK;
-    /* SHORT: it goes on beyond CS's limit. */
+    /* SHORT: it goes on beyond CS's limit, or into the hole. */
     return status == TR_DECODE_UD ? mon_raise(v, MON_UD) : mon_raise_error(v, MON_GP, 0);
 }
 
@@ -347,13 +363,13 @@ static enum mon_rc step_fetched(struct mon_vcpu *v, const struct tr_insn *insn)
     enum mon_rc rc = run_handler(v, insn);
     if (rc != MON_EXIT)
         step_commit(v);
-    if (rc != MON_OK || (rep && cpu->rip == rip))
-        cpu->rflags |= rf;
     if (rc != MON_OK) {
+        cpu->rflags |= rf;
         v->shadow = shadow;
         v->shadow_ss = shadow_ss;
         return rc;
     }
+    mark_unfinished(cpu, rep, rip);
     v->debug_held = 0;
     return debug_traps(v, op, tf, held);
 }

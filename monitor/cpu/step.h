@@ -119,6 +119,11 @@ static inline unsigned step_width(const struct tr_insn *i)
 
 /* Effective address of the ModRM or moffs operand, truncated to the address size. */
 uint64_t step_ea(const struct mon_vcpu *v, const struct tr_insn *i, uint64_t next);
+/* A segment's base as addresses get it: none but FS's and GS's in 64-bit code. */
+static inline uint64_t step_seg_base(const struct mon_vcpu *v, unsigned seg)
+{
+    return mon_code64(v) && seg != NOVT_FS && seg != NOVT_GS ? 0 : v->seg[seg].base;
+}
 /* Checks segment, alignment (AC) and data breakpoints; *gla is the linear address. */
 enum mon_rc step_linear(struct mon_vcpu *v, unsigned seg, uint64_t offset, unsigned len,
                         unsigned access, uint64_t *gla);

@@ -191,7 +191,7 @@ enum mon_rc step_syscall(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
         return mon_raise(v, MON_UD);
     cpu->gpr[RT_CX] = next;
     cpu->gpr[11] = cpu->rflags & ~(uint64_t)RT_RF;
-    cpu->rflags &= ~(v->msr.fmask | RT_RF);
+    cpu->rflags = (cpu->rflags & ~(v->msr.fmask | RT_RF)) | 2;
     cpu->rip = v->msr.lstar;
     flat_segment(&cs, selector, 0xb | MON_ATTR_L);
     flat_segment(&v->seg[NOVT_SS], (uint16_t)(selector + 8), 0x3 | MON_ATTR_DB);

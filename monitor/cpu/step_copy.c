@@ -213,14 +213,38 @@ static enum mon_rc partial_in(struct mon_vcpu *v, const struct tr_insn *i, uint6
     return step_partial_read(v, i->seg, ea, bytes, i->adsize, data);
 }
 
+/* #UD, a pending #MF and #GP for alignment come before the operand's own fault, #XM before a
+ * store's: run on nothing and see. */
+static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsigned offset)
+{
+    struct mon_exception found = v->exc;
+    struct undo undo;
+
+    if (!i->touches_vector)
+        return MON_FAULT;
+    undo_save(&undo, v);
+    undo.vector = true;
+    memcpy(v->native->undo, v->cpu->xsave, v->native->undo_size);
+    memset(v->native->buffer + offset, 0, i->mem_size);
+    enum mon_rc rc = run(v, i, offset);
+    if (rc == MON_FAULT && (v->exc.vector == MON_UD || v->exc.vector == MON_GP ||
+                            v->exc.vector == MON_MF || (v->exc.vector == MON_XM && !i->mem_read)))
+        return rc;
+    undo_restore(&undo, v);
+    v->exc = found;
+    return MON_FAULT;
+}
+
 static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
                                uint64_t bytes)
 {
     uint64_t ea = step_ea(v, i, next);
-    unsigned offset = (unsigned)(v->seg[i->seg].base + ea) & 63;
+    unsigned offset = (unsigned)(step_seg_base(v, i->seg) + ea) & 63;
     uint8_t *data = v->native->buffer + offset;
 
     enum mon_rc rc = partial_in(v, i, ea, bytes, data);
+    if (rc == MON_FAULT)
+        return other_fault(v, i, offset);
     if (rc == MON_OK)
         rc = step_native_run(v, i, offset);
     if (rc == MON_OK && i->mem_write)
@@ -235,8 +259,8 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     struct undo undo;
     enum mon_rc rc = step_linear(v, i->seg, operand_ea(v, i, next), len, access, &gla);
 
-    if (rc != MON_OK)
-        return rc;
+    if (rc == MON_FAULT)
+        return other_fault(v, i, operand_offset(i, operand_ea(v, i, next)));
     if (is_locked(i)) {
         uint8_t *ram = operand_ram(v, gla, len, &gpa);
         if (ram)
@@ -246,6 +270,8 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     uint8_t *buffer = v->native->buffer + offset;
     rc = i->mem_read ? mon_lin_read(v, gla, buffer, len, access)
                      : mon_lin_check(v, gla, len, access);
+    if (rc == MON_FAULT)
+        return other_fault(v, i, offset);
     if (rc != MON_OK)
         return rc;
     if (!i->mem_write) {

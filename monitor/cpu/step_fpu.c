@@ -227,6 +227,9 @@ static bool in_buffer(const struct mon_vcpu *v, uint64_t host)
 /* What else does not fit the guest is a host address whose translation is gone. */
 static uint64_t guest_pointer(const struct mon_vcpu *v, uint64_t value)
 {
+    const uint8_t *host = (const uint8_t *)value;
+    if (in_native(v, value) || (host >= v->cpu->code_lo && host < v->cpu->code_hi))
+        return 0;
     return mon_long(v) || value <= 0xffffffffu ? value : 0;
 }
 
@@ -351,7 +354,7 @@ static enum mon_rc image_address(struct mon_vcpu *v, const struct tr_insn *i, ui
                                  unsigned align, uint64_t *ea)
 {
     *ea = step_ea(v, i, next);
-    if ((v->seg[i->seg].base + *ea) & (align - 1))
+    if ((step_seg_base(v, i->seg) + *ea) & (align - 1))
         return mon_raise_error(v, MON_GP, 0);
     return MON_OK;
 }

@@ -158,8 +158,6 @@ enum mon_rc step_arpl(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
     uint16_t selector;
     enum mon_rc rc = selector_operand(v, i, next, &selector);
     unsigned rpl = v->cpu->gpr[i->reg] & 3;
-    if (rc == MON_OK && i->has_mem)
-        rc = step_check_write(v, i->seg, step_ea(v, i, next), 2);
     if (rc != MON_OK)
         return rc;
     bool raised = (selector & 3) < rpl;

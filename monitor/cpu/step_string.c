@@ -43,11 +43,24 @@ static bool stops(const struct mon_vcpu *v, const struct tr_insn *i)
     return compares && zf != (i->rep == 0xf3);
 }
 
+/* A count of zero with 32-bit addresses in 64-bit code: the registers are written all the same, by
+ * MOVS and STOS also the indexes (compared with a processor; the manual does not say). */
+static void truncate_registers(struct mon_vcpu *v, const struct tr_insn *i)
+{
+    if (i->mode != TR_MODE_64 || i->adsize != 32)
+        return;
+    step_set_reg_ad(v, i, RT_CX, 0);
+    if (i->op == TR_OP_movs)
+        step_set_reg_ad(v, i, RT_SI, v->cpu->gpr[RT_SI]);
+    if (i->op == TR_OP_movs || i->op == TR_OP_stos)
+        step_set_reg_ad(v, i, RT_DI, v->cpu->gpr[RT_DI]);
+}
+
 static enum mon_rc repeat(struct mon_vcpu *v, const struct tr_insn *insn, uint64_t next,
                           string_iteration *iterate)
 {
     struct string s = {.i = *insn};
-    uint64_t count, n = 0, budget = v->dr[7] & 0xff ? 1 : v->rep_budget;
+    uint64_t flags = v->cpu->rflags, count, n = 0, budget = v->dr[7] & 0xff ? 1 : v->rep_budget;
     enum mon_rc rc;
 
     s.size = insn->opcode & 1 ? insn->opsize / 8 : 1;
@@ -59,9 +72,13 @@ static enum mon_rc repeat(struct mon_vcpu *v, const struct tr_insn *insn, uint64
         return rc == MON_OK ? step_done(v, next) : rc;
     }
     count = step_reg_ad(v, &s.i, RT_CX);
+    if (!count)
+        truncate_registers(v, &s.i);
     while (count && budget) {
         s.at_most = count < budget ? count : budget;
         rc = iterate(v, &s, &n);
+        if (rc == MON_FAULT) /* the flags at a fault are those from before (SDM 2 REP) */
+            v->cpu->rflags = flags;
         if (rc != MON_OK)
             return rc;
         step_commit(v);
@@ -253,9 +270,10 @@ static enum mon_rc scas(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 static enum mon_rc cmps(struct mon_vcpu *v, const struct string *s, uint64_t *n)
 {
     uint64_t a = 0, b = 0;
-    enum mon_rc rc = step_read(v, s->i.seg, source(v, s), &a, s->size);
+    /* The CPU reads the destination first. */
+    enum mon_rc rc = step_read(v, NOVT_ES, destination(v, s), &b, s->size);
     if (rc == MON_OK)
-        rc = step_read(v, NOVT_ES, destination(v, s), &b, s->size);
+        rc = step_read(v, s->i.seg, source(v, s), &a, s->size);
     if (rc != MON_OK)
         return rc;
     *n = 1;
@@ -345,6 +363,15 @@ enum mon_rc step_out(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 
 /* ---- handlers ---- */
 
+/* The port is checked even when the count is zero. */
+static enum mon_rc repeat_port(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
+                               string_iteration *iterate)
+{
+    unsigned size = port_size(i->opcode & 1 ? i->opsize / 8 : 1);
+    enum mon_rc rc = i->rep ? mon_io_check(v, (uint16_t)v->cpu->gpr[RT_DX], size) : MON_OK;
+    return rc == MON_OK ? repeat(v, i, next, iterate) : rc;
+}
+
 enum mon_rc step_movs(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     return repeat(v, i, next, movs);
@@ -367,9 +394,9 @@ enum mon_rc step_cmps(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
 }
 enum mon_rc step_ins(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    return repeat(v, i, next, ins);
+    return repeat_port(v, i, next, ins);
 }
 enum mon_rc step_outs(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    return repeat(v, i, next, outs);
+    return repeat_port(v, i, next, outs);
 }

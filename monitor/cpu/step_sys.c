@@ -157,10 +157,11 @@ enum mon_rc step_invlpg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
     enum mon_rc rc = step_require_cpl0(v);
     if (rc != MON_OK)
         return rc;
-    uint64_t gla = v->seg[i->seg].base + step_ea(v, i, next);
+    uint64_t gla = step_seg_base(v, i->seg) + step_ea(v, i, next);
     if (!mon_code64(v))
         gla = (uint32_t)gla;
-    mon_view_invlpg(v, gla);
+    if (step_sign_extend(gla, 48) == (int64_t)gla)
+        mon_view_invlpg(v, gla);
     return step_done(v, next);
 }
 

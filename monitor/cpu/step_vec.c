@@ -90,13 +90,42 @@ static unsigned converting_move(const struct tr_insn *i, const struct step_vex *
     return wide[low];
 }
 
+/* Conversions between elements of different sizes: the mask works on the wider ones. 0: not one. */
+static unsigned converting_element(const struct tr_insn *i, const struct step_vex *f)
+{
+    bool to_int = i->opcode >= 0x78 && i->opcode <= 0x7b;
+    if (f->map == 1) {
+        bool widens = (i->opcode == 0x5a && !f->pp) || (to_int && f->pp == PP_66) ||
+                      ((i->opcode == 0x7a || i->opcode == 0xe6) && f->pp == PP_F3);
+        return widens ? 8 : 0;
+    }
+    if (f->map == 6)
+        return i->opcode == 0x13 && f->pp == PP_66 ? 4 : 0;
+    if (f->map != 5)
+        return 0;
+    switch (i->opcode) { /* FP16 */
+    case 0x1d:
+        return 4;
+    case 0x5a:
+        return f->pp == PP_F3 ? 2 : 8;
+    case 0x5b:
+        return f->w ? 8 : 4;
+    case 0x78 ... 0x7b:
+        return f->pp == PP_66 ? 8 : f->pp == PP_F2 && f->w ? 8 : 4;
+    default:
+        return 0;
+    }
+}
+
 static unsigned element_bytes(const struct tr_insn *i, const struct step_vex *f)
 {
     unsigned by_w = f->w ? 8 : 4, wide = converting_move(i, f);
-    if (wide)
+    if (wide || (wide = converting_element(i, f)))
         return wide;
-    if (f->map >= 5) /* AVX512-FP16 */
-        return 2;
+    if (f->map == 6 && ((i->opcode & 0xfe) == 0x56 || (i->opcode & 0xfe) == 0xd6))
+        return 4; /* complex FP16: VFMADDCPH, VFMULCPH and others */
+    if (f->map >= 5 || (f->map == 3 && (!f->pp || (f->pp == PP_F3 && i->opcode == 0xc2))))
+        return 2; /* AVX512-FP16 */
     if (f->map == 1 && f->pp == PP_F2 && (i->opcode == 0x6f || i->opcode == 0x7f))
         return f->w ? 2 : 1;
     if (f->map == 1 && i->opcode == 0x70 && f->pp != PP_66)
@@ -157,7 +186,8 @@ static uint64_t evex_bytes(struct mon_vcpu *v, const struct tr_insn *i)
         return step_mask((unsigned)__builtin_popcountll(mask) * element) & all;
     if (repeats_operand(i, &f))
         return mask ? all : 0;
-    if (operand <= 8 && operand == element && !converting_move(i, &f)) /* scalar */
+    bool pair = converting_move(i, &f) || (f.map == 1 && converting_element(i, &f));
+    if (operand <= 8 && operand == element && !pair) /* scalar */
         return mask & 1 ? all : 0;
     if (f.map == 3 && (i->opcode & 0xdd) == 0x19) /* VEXTRACT: fewer lanes than the register */
         return spread(mask, operand / element, element);

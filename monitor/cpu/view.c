@@ -8,8 +8,14 @@
  *   CR3, CR4, INVLPG         revalidate: compare the entries that mappings were made from with the
  *                            guest's tables now, unmap what differs
  *
- *   view -> slot (4 MiB, or 2 MiB with PAE) -> leaf: a copy of the page table, a flag byte a page
- *                                           -> or a large page, mapped as a run
+ *   space (root, class) -> view (4 GiB of linear addresses, one window)
+ *     view -> slot (4 MiB, or 2 MiB with PAE and in long mode)
+ *               -> leaf: a copy of the page table, a flag byte a page
+ *               -> or a large page, mapped as a run
+ *
+ * A 32-bit space is one view. A 64-bit space has a view for each 4 GiB that it touches, and a table
+ * of deltas, indexed by address bits 32 to 47, that leads translated code to the windows; where there
+ * is none it leads into a void that always faults.
  *
  * A page is writable in a view only if its dirty bit is set and it holds no translated code
  * (cc_page.code): then a store faults, and the slow path does it and drops the blocks.
@@ -27,8 +33,11 @@
 #include <string.h>
 
 #define MAX_SLOTS   2048
-#define MAX_VIEWS   40
+#define MAX_SPACES  40
 #define MAX_SUPER   6
+#define MAX_VIEWS   224
+#define SPACE_VIEWS 30 /* of one space */
+#define DELTAS_SIZE (65536 * sizeof(uint64_t))
 #define MAX_LOCAL   1024 /* supervisor jump-table entries from pages that are not global */
 #define RUN_MAX     512  /* pages mapped by one small fill */
 #define NO_ROOT     (~0ull)
@@ -56,13 +65,10 @@ struct leaf {
 };
 
 struct view {
-    bool used;
-    uint8_t cls;
+    struct space *space; /* NULL: free, but the window stays claimed */
+    uint16_t hi;         /* bits 32 to 47 of its linear addresses */
     uint8_t shift;       /* of a slot: 21 or 22 */
-    uint64_t root, stamp;
     uint8_t *window;
-    void **table;
-    uint32_t table_key;
     uint32_t maps;       /* host mappings, an upper bound */
     uint16_t nused;
     uint16_t used_slot[MAX_SLOTS];
@@ -74,9 +80,23 @@ struct view {
     struct leaf *leaf[MAX_SLOTS];
 };
 
+struct space {
+    bool used;
+    uint8_t cls;         /* enum view_class */
+    uint8_t nviews;
+    uint64_t root, stamp;
+    void **table;        /* jump table; user spaces only */
+    uint32_t table_key;
+    uint64_t *deltas;    /* 64-bit spaces: window - linear address, by bits 32 to 47 */
+    struct view *view[SPACE_VIEWS];
+};
+
 struct mon_view_set {
+    struct space space[MAX_SPACES];
+    struct space *current;
     struct view view[MAX_VIEWS];
-    struct view *current;
+    uint8_t *void_window; /* claimed, never mapped, with one page of zeros just before it */
+    int deltas_fd;        /* a table of deltas that all lead into the void */
     void **super_table;
     uint32_t super_key;
     uint32_t local_count;
@@ -105,6 +125,25 @@ static uint64_t root_of(const struct mon_vcpu *v)
     if (!(v->cr0 & MON_CR0_PG))
         return 0;
     return v->cr3 & (v->cr4 & MON_CR4_PAE ? 0xffffffe0u : 0xfffff000u);
+}
+
+static uint64_t canonical(uint64_t hi)
+{
+    return hi & 0x8000 ? hi << 32 | 0xffff000000000000ull : hi << 32;
+}
+
+static uint16_t hi_of(uint64_t gla)
+{
+    return (uint16_t) (gla >> 32);
+}
+
+static struct view *view_at(const struct space *space, uint16_t hi)
+{
+    for (unsigned i = 0; i < space->nviews; i++) {
+        if (space->view[i]->hi == hi)
+            return space->view[i];
+    }
+    return NULL;
 }
 
 static enum view_class class_of(const struct mon_vcpu *v)
@@ -174,11 +213,11 @@ static unsigned slot_pages(const struct view *view)
 
 static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla, uint8_t flags)
 {
-    if (view->cls != VIEW_USER)
+    if (view->space->cls != VIEW_USER)
         return;
-    cc_table_clear_page(&v->vm->cc, view->table, gla);
+    cc_table_clear_page(&v->vm->cc, view->space->table, gla);
     if (flags & PF_CROSS)
-        cc_table_clear_page(&v->vm->cc, view->table, gla - 4096);
+        cc_table_clear_page(&v->vm->cc, view->space->table, gla - 4096);
 }
 
 static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
@@ -215,8 +254,8 @@ static void drop_slot(struct mon_vcpu *v, struct view *view, unsigned slot)
     }
     if (view->slot_large[slot]) {
         rt_os_unmap(view->window + gla, 1ull << view->shift);
-        if (view->cls == VIEW_USER && view->table) /* code may have been entered anywhere in it */
-            cc_table_clear(&v->vm->cc, view->table);
+        if (view->space->cls == VIEW_USER) /* code may have been entered anywhere in it */
+            cc_table_clear(&v->vm->cc, view->space->table);
     }
     view->leaf[slot] = NULL;
     view->slot_large[slot] = 0;
@@ -260,8 +299,8 @@ static void empty_view(struct mon_vcpu *v, struct view *view)
     v->views->maps -= view->maps;
     view->maps = 0;
     rt_os_unmap(view->window, RT_WINDOW_SIZE);
-    if (view->cls == VIEW_USER && view->table)
-        cc_table_clear(&v->vm->cc, view->table);
+    if (view->space->cls == VIEW_USER)
+        cc_table_clear(&v->vm->cc, view->space->table);
 }
 
 /* ---- revalidation ---- */
@@ -328,113 +367,253 @@ static void revalidate(struct mon_vcpu *v, struct view *view, bool global)
         compact_used(view);
 }
 
-/* Under a new root the directory entries are elsewhere: look there. */
+static uint64_t read64(const struct mon_vcpu *v, uint64_t gpa)
+{
+    const uint8_t *p = mon_vm_ram(v, gpa, NULL);
+    return p ? *(const uint64_t *) (const void *) p : 0;
+}
+
+#define ENTRY_P     1u
+#define ENTRY_PS    0x80u
+#define ENTRY_FRAME 0x000ffffffffff000ull
+
+/* Where the entry that decides over a slot is: in the page directory, or in the table above it for a
+ * page of 1 GiB (*gigantic). gigabyte: linear address bits 30 and 31. */
+static uint64_t directory(const struct mon_vcpu *v, const struct view *view, unsigned gigabyte,
+                          bool *gigantic)
+{
+    uint64_t gla = canonical(view->hi) | (uint64_t) gigabyte << 30, entry;
+
+    *gigantic = false;
+    if (view->shift == 22)
+        return view->space->root;
+    if (!mon_long(v)) {
+        entry = v->pdpte[gigabyte];
+        return entry & ENTRY_P ? entry & ENTRY_FRAME : NO_TABLE;
+    }
+    entry = read64(v, (view->space->root & ENTRY_FRAME) + (gla >> 39 & 511) * 8);
+    if (!(entry & ENTRY_P))
+        return NO_TABLE;
+    uint64_t at = (entry & ENTRY_FRAME) + (gla >> 30 & 511) * 8;
+    entry = read64(v, at);
+    if (!(entry & ENTRY_P))
+        return NO_TABLE;
+    *gigantic = entry & ENTRY_PS;
+    return *gigantic ? at : entry & ENTRY_FRAME;
+}
+
+/* Under a new root, or after changes of the upper levels, the directory entries are elsewhere. */
 static void rebase(struct mon_vcpu *v, struct view *view)
 {
+    uint64_t table[4];
+    bool gigantic[4], known[4] = {false, false, false, false};
+
     for (unsigned i = 0; i < view->nused; i++) {
-        unsigned slot = view->used_slot[i];
+        unsigned slot = view->used_slot[i], g = view->shift == 22 ? 0 : slot >> 9;
         if (view->pde_gpa[slot] == NO_ROOT)
             continue;
-        if (view->shift == 22)
-            view->pde_gpa[slot] = view->root + slot * 4u;
-        else if (v->pdpte[slot >> 9] & 1)
-            view->pde_gpa[slot] = (v->pdpte[slot >> 9] & 0x000ffffffffff000ull) + (slot & 511) * 8u;
+        if (!known[g])
+            table[g] = directory(v, view, g, &gigantic[g]);
+        known[g] = true;
+        if (table[g] == NO_TABLE || gigantic[g])
+            view->pde_gpa[slot] = table[g];
         else
-            view->pde_gpa[slot] = NO_TABLE;
+            view->pde_gpa[slot] = view->shift == 22 ? table[g] + slot * 4u
+                                                    : table[g] + (slot & 511) * 8u;
     }
 }
 
-/* ---- finding and making views ---- */
+/* ---- finding and making spaces and views ---- */
 
-static struct view *oldest(struct mon_view_set *set, bool super)
+static void detach_view(struct mon_vcpu *v, struct view *view)
 {
-    struct view *best = NULL;
-    unsigned supers = 0;
+    struct space *space = view->space;
+    unsigned i = 0;
+
+    empty_view(v, view);
+    while (space->view[i] != view)
+        i++;
+    space->view[i] = space->view[--space->nviews];
+    if (space->deltas)
+        space->deltas[view->hi] = (uint64_t) v->views->void_window - canonical(view->hi);
+    view->space = NULL;
+}
+
+static struct space *oldest_space(struct mon_view_set *set, bool super, bool with_views)
+{
+    struct space *best = NULL;
+
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &set->space[i];
+        if (space->used && space != set->current && (space->cls != VIEW_USER) == super &&
+            (!with_views || space->nviews) && (!best || space->stamp < best->stamp))
+            best = space;
+    }
+    return best;
+}
+
+/* A view object with a window: a free one, or the oldest space's. */
+static struct view *take_view(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
 
     for (unsigned i = 0; i < MAX_VIEWS; i++) {
         struct view *view = &set->view[i];
-        if (!view->used)
+        if (view->space)
             continue;
-        supers += view->cls != VIEW_USER;
-        if (view != set->current && (view->cls != VIEW_USER) == super &&
-            (!best || view->stamp < best->stamp))
-            best = view;
+        if (!view->window)
+            view->window = rt_window_claim();
+        if (view->window)
+            return view;
+        break;
     }
-    return super && supers < MAX_SUPER ? NULL : best;
+    struct space *victim = oldest_space(set, false, true);
+    if (!victim)
+        victim = oldest_space(set, true, true);
+    if (!victim)
+        victim = set->current;
+    struct view *view = victim->view[0];
+    detach_view(v, view);
+    return view;
 }
 
-static struct view *unused_view(struct mon_view_set *set)
+static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t hi)
 {
-    for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        if (!set->view[i].used)
-            return &set->view[i];
+    struct view *view = view_at(space, hi);
+
+    if (view)
+        return view;
+    if (space->nviews == SPACE_VIEWS)
+        detach_view(v, space->view[0]);
+    view = take_view(v);
+    view->space = space;
+    view->hi = hi;
+    view->shift = uses_pae(v) ? 21 : 22;
+    space->view[space->nviews++] = view;
+    if (space->deltas)
+        space->deltas[hi] = (uint64_t) view->window - canonical(hi);
+    return view;
+}
+
+static void revalidate_space(struct mon_vcpu *v, struct space *space, bool global)
+{
+    for (unsigned i = 0; i < space->nviews; i++) {
+        rebase(v, space->view[i]);
+        revalidate(v, space->view[i], global);
+    }
+}
+
+static void empty_space(struct mon_vcpu *v, struct space *space)
+{
+    while (space->nviews)
+        detach_view(v, space->view[0]);
+}
+
+/* A supervisor space keeps its mappings when it is recycled; what the new root disagrees with goes. */
+static void recycle_space(struct mon_vcpu *v, struct space *space, uint64_t root,
+                          enum view_class cls)
+{
+    mon_count(v, MON_STAT_views_recycled);
+    if (cls == VIEW_USER || space->cls != cls)
+        empty_space(v, space);
+    space->root = root;
+    space->cls = (uint8_t) cls;
+    revalidate_space(v, space, true);
+}
+
+static struct space *unused_space(struct mon_vcpu *v)
+{
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &v->views->space[i];
+        if (space->used)
+            continue;
+        space->table = cc_table_new(&v->vm->cc);
+        space->used = space->table;
+        return space->used ? space : NULL;
     }
     return NULL;
 }
 
-static bool create_view(struct mon_vcpu *v, struct view *view)
-{
-    view->window = rt_window_claim();
-    if (view->window)
-        view->table = cc_table_new(&v->vm->cc);
-    view->used = view->window && view->table;
-    return view->used;
-}
-
-static struct view *view_for(struct mon_vcpu *v, uint64_t root, enum view_class cls)
+static struct space *space_for(struct mon_vcpu *v, uint64_t root, enum view_class cls)
 {
     struct mon_view_set *set = v->views;
-    struct view *view;
+    struct space *space, *old;
+    unsigned supers = 0;
 
-    for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        view = &set->view[i];
-        if (view->used && view->root == root && view->cls == cls)
-            return view;
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        space = &set->space[i];
+        if (space->used && space->root == root && space->cls == cls)
+            return space;
+        supers += space->used && space->cls != VIEW_USER;
     }
-    view = oldest(set, cls != VIEW_USER);
-    struct view *fresh = unused_view(set);
-    bool recycled = !fresh || (cls != VIEW_USER && view);
-    if (!recycled) {
-        view = fresh;
-        RT_ASSERT(create_view(v, view));
+    old = oldest_space(set, cls != VIEW_USER, false);
+    if (cls != VIEW_USER && supers < MAX_SUPER)
+        old = NULL;
+    space = old && cls != VIEW_USER ? NULL : unused_space(v);
+    if (space) {
+        space->root = root;
+        space->cls = (uint8_t) cls;
+        return space;
     }
-    if (!view) /* every other view is of the other kind: take any but the current one */
-        view = &set->view[set->current == &set->view[0] ? 1 : 0];
-    if (recycled && (view->cls != cls || cls == VIEW_USER))
-        empty_view(v, view);
-    view->root = root;
-    view->cls = (uint8_t) cls;
-    view->shift = uses_pae(v) ? 21 : 22;
-    if (recycled) {
-        mon_count(v, MON_STAT_views_recycled);
-        rebase(v, view);
-        revalidate(v, view, true);
-    }
-    return view;
+    if (!old)
+        old = oldest_space(set, cls == VIEW_USER, false);
+    RT_ASSERT(old);
+    recycle_space(v, old, root, cls);
+    return old;
+}
+
+static int make_void_deltas(struct mon_view_set *set)
+{
+    set->deltas_fd = rt_os_memfd("novt-deltas", DELTAS_SIZE);
+    if (set->deltas_fd < 0)
+        return NOVT_E_NOMEM;
+    uint64_t *deltas = rt_os_map_shared(set->deltas_fd, 0, DELTAS_SIZE, RT_PROT_RW);
+    if (!deltas)
+        return NOVT_E_NOMEM;
+    for (uint64_t hi = 0; hi < 65536; hi++)
+        deltas[hi] = (uint64_t) set->void_window - canonical(hi);
+    rt_os_unmap(deltas, DELTAS_SIZE);
+    /* The canary: any page that reads without a fault. */
+    return rt_os_map_at(set->void_window - 4096, 4096, RT_PROT_R, set->deltas_fd, 0, true) == 0
+               ? NOVT_OK
+               : NOVT_E_NOMEM;
 }
 
 int mon_views_create(struct mon_vcpu *v)
 {
-    v->views = rt_os_reserve(sizeof(*v->views));
-    if (!v->views)
+    struct mon_view_set *set = rt_os_reserve(sizeof(*set));
+
+    if (!set)
         return NOVT_E_NOMEM;
-    v->views->super_table = cc_table_new(&v->vm->cc);
-    v->views->config = paging_config(v);
-    return v->views->super_table ? NOVT_OK : NOVT_E_NOMEM;
+    v->views = set;
+    set->deltas_fd = -1;
+    set->void_window = rt_window_claim();
+    set->super_table = cc_table_new(&v->vm->cc);
+    set->config = paging_config(v);
+    return set->void_window && set->super_table ? make_void_deltas(set) : NOVT_E_NOMEM;
 }
 
 void mon_views_destroy(struct mon_vcpu *v)
 {
-    if (!v->views)
+    struct mon_view_set *set = v->views;
+
+    if (!set)
         return;
     for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        if (!v->views->view[i].used)
-            continue;
-        rt_window_release(v->views->view[i].window);
-        cc_table_free(v->views->view[i].table);
+        if (set->view[i].window)
+            rt_window_release(set->view[i].window);
     }
-    cc_table_free(v->views->super_table);
-    rt_os_unmap(v->views, sizeof(*v->views));
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        cc_table_free(set->space[i].table);
+        rt_os_unmap(set->space[i].deltas, DELTAS_SIZE);
+    }
+    if (set->void_window) {
+        rt_os_unmap(set->void_window - 4096, 4096);
+        rt_window_release(set->void_window);
+    }
+    cc_table_free(set->super_table);
+    rt_os_close(set->deltas_fd);
+    rt_os_unmap(set, sizeof(*set));
     v->views = NULL;
 }
 
@@ -461,25 +640,76 @@ static void clear_super_local(struct mon_vcpu *v)
     set->local_count = 0;
 }
 
-void mon_view_select(struct mon_vcpu *v, uint32_t key)
+/* The jump table for the current space; emptied when it was filled in another mode. */
+static void **select_table(struct mon_vcpu *v, struct space *space, uint32_t key)
 {
     struct mon_view_set *set = v->views;
-    struct view *view = view_for(v, root_of(v), class_of(v));
 
-    view->stamp = ++set->clock;
-    set->current = view;
-    v->cpu->window = view->window;
-    if (view->cls == VIEW_USER) {
-        if (view->table_key != key)
-            cc_table_clear(&v->vm->cc, view->table);
-        view->table_key = key;
-        v->cpu->jump_table = view->table;
-        return;
+    if (space->cls == VIEW_USER) {
+        if (space->table_key != key)
+            cc_table_clear(&v->vm->cc, space->table);
+        space->table_key = key;
+        return space->table;
     }
     if (set->super_key != key)
         clear_super_table(v);
     set->super_key = key;
-    v->cpu->jump_table = set->super_table;
+    return set->super_table;
+}
+
+static void make_deltas(struct mon_vcpu *v, struct space *space)
+{
+    space->deltas = rt_os_map_private(NULL, v->views->deltas_fd, 0, DELTAS_SIZE);
+    RT_ASSERT(space->deltas);
+    for (unsigned i = 0; i < space->nviews; i++)
+        space->deltas[space->view[i]->hi] =
+            (uint64_t) space->view[i]->window - canonical(space->view[i]->hi);
+}
+
+void mon_view_select(struct mon_vcpu *v, uint32_t key)
+{
+    struct mon_view_set *set = v->views;
+    struct space *space = space_for(v, root_of(v), class_of(v));
+
+    space->stamp = ++set->clock;
+    set->current = space;
+    v->cpu->canary = set->void_window - 1;
+    if (key & TR_K_LONG) {
+        if (!space->deltas)
+            make_deltas(v, space);
+        v->cpu->window = (uint8_t *) space->deltas;
+    } else {
+        v->cpu->window = view_get(v, space, 0)->window;
+    }
+    v->cpu->jump_table = select_table(v, space, key);
+}
+
+bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
+{
+    const struct space *space = v->views->current;
+
+    for (unsigned i = 0; i < space->nviews; i++) {
+        uint64_t offset = host - (uint64_t) space->view[i]->window;
+        if (offset < RT_WINDOW_SIZE) {
+            *gla = canonical(space->view[i]->hi) | offset;
+            return true;
+        }
+    }
+    return false;
+}
+
+void mon_view_touch(struct mon_vcpu *v, uint64_t gla)
+{
+    struct mon_walk walk;
+
+    if (canonical(hi_of(gla)) == (gla & ~0xffffffffull) && !view_at(v->views->current, hi_of(gla)) &&
+        mon_walk_peek(v, gla, &walk))
+        view_get(v, v->views->current, hi_of(gla));
+}
+
+uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla)
+{
+    return v->views->current->deltas[hi_of(gla)];
 }
 
 void mon_view_flush(struct mon_vcpu *v, bool global)
@@ -491,10 +721,10 @@ void mon_view_flush(struct mon_vcpu *v, bool global)
     v->mode_changed = true;
     if (set->config != paging_config(v)) {
         set->config = paging_config(v);
-        for (unsigned i = 0; i < MAX_VIEWS; i++) {
-            if (set->view[i].used) {
-                empty_view(v, &set->view[i]);
-                set->view[i].root = NO_ROOT;
+        for (unsigned i = 0; i < MAX_SPACES; i++) {
+            if (set->space[i].used) {
+                empty_space(v, &set->space[i]);
+                set->space[i].root = NO_ROOT;
             }
         }
         set->current = NULL;
@@ -505,40 +735,49 @@ void mon_view_flush(struct mon_vcpu *v, bool global)
         clear_super_table(v);
     else
         clear_super_local(v);
-    for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        struct view *view = &set->view[i];
-        if (!view->used || view->root != root_of(v))
-            continue;
-        rebase(v, view);
-        revalidate(v, view, global);
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &set->space[i];
+        if (space->used && space->root == root_of(v))
+            revalidate_space(v, space, global);
+    }
+}
+
+static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
+{
+    unsigned slot = (unsigned) ((gla & 0xffffffffu) >> view->shift);
+    uint64_t lpn = (gla & 0xffffffffu) >> 12;
+    struct leaf *leaf = view->leaf[slot];
+    unsigned page = (unsigned) lpn & (slot_pages(view) - 1);
+
+    if (!view->slot_used[slot] || view->pde_gpa[slot] == NO_ROOT)
+        return;
+    if (read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
+        drop_slot(v, view, slot);
+        compact_used(view);
+    } else if (leaf && leaf->table_gpa != NO_ROOT && leaf->flags[page] &&
+               read_entry(v, view, leaf->table_gpa + page * (view->shift == 21 ? 8u : 4u)) !=
+                   leaf_pte(view, leaf, page)) {
+        unmap_pages(v, view, lpn << 12, 1);
     }
 }
 
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
 {
     struct mon_view_set *set = v->views;
-    uint64_t lpn = (gla & 0xffffffffu) >> 12;
+    uint64_t lpn = gla >> 12 & 0xfffff;
 
     if (set->super_exec[lpn / 64] >> (lpn % 64) & 1)
         cc_table_clear_page(&v->vm->cc, set->super_table, gla & ~4095ull);
     if (set->super_cross[lpn / 64] >> (lpn % 64) & 1)
         cc_table_clear_page(&v->vm->cc, set->super_table, (gla & ~4095ull) - 4096);
-    for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        struct view *view = &set->view[i];
-        unsigned slot = (unsigned) ((gla & 0xffffffffu) >> view->shift);
-        if (!view->used || view->root != root_of(v) || !view->slot_used[slot])
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &set->space[i];
+        if (!space->used || space->root != root_of(v))
             continue;
-        struct leaf *leaf = view->leaf[slot];
-        unsigned page = (unsigned) lpn & (slot_pages(view) - 1);
-        if (view->pde_gpa[slot] == NO_ROOT)
-            continue;
-        if (read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
-            drop_slot(v, view, slot);
-            compact_used(view);
-        } else if (leaf && leaf->table_gpa != NO_ROOT && leaf->flags[page] &&
-                   read_entry(v, view, leaf->table_gpa + page * (view->shift == 21 ? 8u : 4u)) !=
-                       leaf_pte(view, leaf, page)) {
-            unmap_pages(v, view, lpn << 12, 1);
+        struct view *view = view_at(space, hi_of(gla));
+        if (view) {
+            rebase(v, view);
+            invlpg_in(v, view, gla);
         }
     }
 }
@@ -561,22 +800,35 @@ static bool page_has_code(const struct mon_vm *vm, uint64_t gpa)
     return page && page->code;
 }
 
-/* Makes room when the windows use more host mappings than the budget allows. */
+static struct view *largest_view(const struct mon_view_set *set, bool of_current)
+{
+    struct view *best = NULL;
+
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        const struct space *space = &set->space[i];
+        if (!space->used || (space == set->current) != of_current)
+            continue;
+        for (unsigned n = 0; n < space->nviews; n++) {
+            struct view *view = space->view[n];
+            if (view->maps && (!best || space->stamp < best->space->stamp ||
+                               (space == best->space && view->maps > best->maps)))
+                best = view;
+        }
+    }
+    return best;
+}
+
+/* Makes room when the windows use more host mappings than the budget allows: the least recently used
+ * space's views first. A view keeps its window, so deltas in registers stay right. */
 static void keep_budget(struct mon_vcpu *v)
 {
     struct mon_view_set *set = v->views;
 
     while (set->maps + 600 > v->vm->map_budget) {
-        struct view *victim = NULL;
-        for (unsigned i = 0; i < MAX_VIEWS; i++) {
-            struct view *view = &set->view[i];
-            if (view->used && view->maps && view != set->current &&
-                (!victim || view->stamp < victim->stamp))
-                victim = view;
-        }
+        struct view *victim = largest_view(set, false);
         if (!victim)
-            victim = set->current;
-        if (!victim->maps)
+            victim = largest_view(set, true);
+        if (!victim)
             return;
         empty_view(v, victim);
     }
@@ -634,9 +886,10 @@ static bool walk_writable(const struct mon_vcpu *v, const struct mon_walk *walk)
 
 /* A large page is mapped whole if it lies in one RAM slot, with its like neighbours. */
 static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uint64_t entry,
-                       uint64_t entry_gpa, uint64_t gpa, bool writable)
+                       uint64_t entry_gpa, uint64_t gpa, bool writable, bool gigantic)
 {
     uint64_t size = 1ull << view->shift, bytes = size;
+    uint64_t step = gigantic ? 0 : view->shift == 21 ? 8 : 4; /* between directory entries */
     uint64_t gla = (uint64_t) slot << view->shift;
     const struct mon_slot *ram = ram_slot(v->vm, gpa);
 
@@ -648,23 +901,20 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
     for (unsigned next = slot;; next++) {
         uint64_t at = (uint64_t) (next - slot) << view->shift;
         if (next != slot) {
-            uint64_t expect = entry + at;
             if (next >= 1u << (32 - view->shift) || view->slot_used[next] ||
                 gpa - ram->gpa + at + size > ram->size)
                 break;
             if (entry_gpa != NO_ROOT) {
                 if (view->shift == 21 && !(next & 511))
                     break; /* another directory */
-                if (read_entry(v, view, entry_gpa + (next - slot) * (view->shift == 21 ? 8u : 4u)) !=
-                    expect)
+                if (!gigantic &&
+                    read_entry(v, view, entry_gpa + (next - slot) * step) != entry + at)
                     break;
             }
         }
         use_slot(view, next);
-        view->pde_gpa[next] =
-            entry_gpa == NO_ROOT ? NO_ROOT
-                                 : entry_gpa + (next - slot) * (view->shift == 21 ? 8u : 4u);
-        view->pde[next] = entry_gpa == NO_ROOT ? 0 : entry + at;
+        view->pde_gpa[next] = entry_gpa == NO_ROOT ? NO_ROOT : entry_gpa + (next - slot) * step;
+        view->pde[next] = entry_gpa == NO_ROOT ? 0 : gigantic ? entry : entry + at;
         view->slot_large[next] = (uint8_t) (1 + writable);
         view->slot_gpa[next] = gpa + at;
         bytes = at + size;
@@ -799,7 +1049,7 @@ static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla, b
     if (!ram)
         return false;
     if (!view->leaf[slot] && !view->slot_large[slot] &&
-        fill_large(v, view, slot, 0, NO_ROOT, (uint64_t) slot << view->shift, true))
+        fill_large(v, view, slot, 0, NO_ROOT, (uint64_t) slot << view->shift, true, false))
         return true;
     if (view->slot_large[slot])
         return false;
@@ -817,7 +1067,7 @@ static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
     bool writable = walk_writable(v, walk);
     unsigned last = walk->levels - 1u;
 
-    if (walk->page_shift == view->shift) {
+    if (walk->page_shift >= view->shift) {
         uint64_t mask = (1ull << view->shift) - 1;
         bool split = view->leaf[slot] && view->leaf[slot]->table_gpa == NO_ROOT &&
                      view->pde[slot] == walk->entry[last];
@@ -826,7 +1076,7 @@ static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
         if (view->slot_large[slot] == 2 && view->pde[slot] == walk->entry[last] && writable && !code)
             return rt_os_protect(view->window + (gla & ~4095ull), 4096, RT_PROT_RW) == 0;
         if (!split && fill_large(v, view, slot, walk->entry[last], walk->entry_gpa[last], base,
-                                 writable))
+                                 writable, walk->page_shift == 30))
             return true;
         struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last], walk->entry_gpa[last],
                                      NO_ROOT, base | (walk->entry[last] & 0x167));
@@ -856,8 +1106,8 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
         return MON_FILL_STEP;
     }
     keep_budget(v);
-    struct view *view = v->views->current;
-    bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, gla, &walk)
+    struct view *view = view_at(v->views->current, hi_of(gla));
+    bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t) gla, &walk)
                                     : fill_identity(v, view, gla, write);
     mon_count(v, MON_STAT_fault_window_fill);
     return done ? MON_FILL_DONE : MON_FILL_STEP;
@@ -868,10 +1118,10 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
 static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
                        const struct mon_walk *walk, uint8_t flags)
 {
-    unsigned slot = (unsigned) (gla >> view->shift), last = walk->levels - 1u;
+    unsigned slot = (unsigned) ((uint32_t) gla >> view->shift), last = walk->levels - 1u;
     unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
 
-    if (!(v->cr0 & MON_CR0_PG) || walk->page_shift == view->shift) {
+    if (!(v->cr0 & MON_CR0_PG) || walk->page_shift >= view->shift) {
         /* Dropping a large slot clears the whole table; make sure that there is one. */
         if (!view->slot_used[slot])
             mon_view_fill(v, gla, false);
@@ -884,7 +1134,7 @@ static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
     if (!leaf)
         return;
     if (leaf->flags[i] && leaf_pte(view, leaf, i) != walk->entry[last])
-        unmap_pages(v, view, gla & ~4095ull, 1);
+        unmap_pages(v, view, (uint32_t) gla & ~4095u, 1);
     if (!leaf->flags[i]) {
         if (view->shift == 21)
             leaf->pte64[i] = walk->entry[last];
@@ -905,7 +1155,7 @@ static void set_bit(uint64_t *map, uint64_t bit)
 static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool global)
 {
     struct mon_view_set *set = v->views;
-    uint64_t lpn = b->pc >> 12;
+    uint64_t lpn = b->pc >> 12 & 0xfffff; /* pages 4 GiB apart share a bit: cleared too often */
 
     set_bit(set->super_exec, lpn);
     if (b->gpa2 != ~0ull)
@@ -921,13 +1171,16 @@ static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool globa
 void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
                           const struct mon_walk *walk, const struct mon_walk *walk2)
 {
-    struct view *view = v->views->current;
-    uint64_t next_page = (uint32_t) ((b->pc | 4095) + 1);
+    struct space *space = v->views->current;
+    uint64_t next_page = (b->pc | 4095) + 1;
 
-    if (view->cls == VIEW_USER) {
-        track_exec(v, view, b->pc, walk, PF_EXEC);
+    if (!b->wide)
+        next_page = (uint32_t) next_page;
+    if (space->cls == VIEW_USER) {
+        track_exec(v, view_get(v, space, hi_of(b->pc)), b->pc, walk, PF_EXEC);
         if (walk2)
-            track_exec(v, view, next_page, walk2, PF_EXEC | PF_CROSS);
+            track_exec(v, view_get(v, space, hi_of(next_page)), next_page, walk2,
+                       PF_EXEC | PF_CROSS);
     } else {
         track_super(v, b, (v->cr4 & MON_CR4_PGE) && walk->global && (!walk2 || walk2->global));
     }
@@ -974,7 +1227,7 @@ void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)
     for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
         struct mon_vcpu *v = vm->vcpu[n];
         for (unsigned i = 0; v && v->views && i < MAX_VIEWS; i++) {
-            if (v->views->view[i].used)
+            if (v->views->view[i].space)
                 protect_in_view(vm, v, &v->views->view[i], gpa, page->maps != 0);
         }
     }
@@ -989,9 +1242,9 @@ void mon_view_drop_code(struct mon_vm *vm)
         if (!v || !v->views)
             continue;
         clear_super_table(v);
-        for (unsigned i = 0; i < MAX_VIEWS; i++) {
-            if (v->views->view[i].used)
-                cc_table_clear(&vm->cc, v->views->view[i].table);
+        for (unsigned i = 0; i < MAX_SPACES; i++) {
+            if (v->views->space[i].used)
+                cc_table_clear(&vm->cc, v->views->space[i].table);
         }
     }
 }
@@ -1001,7 +1254,7 @@ void mon_view_drop_all(struct mon_vm *vm)
     for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
         struct mon_vcpu *v = vm->vcpu[n];
         for (unsigned i = 0; v && v->views && i < MAX_VIEWS; i++) {
-            if (v->views->view[i].used)
+            if (v->views->view[i].space)
                 empty_view(v, &v->views->view[i]);
         }
     }

@@ -60,6 +60,12 @@ int mon_views_create(struct mon_vcpu *v);
 void mon_views_destroy(struct mon_vcpu *v);
 /* Makes the view for the current CR3, CPL and RFLAGS.AC current: window and jump table in rt_cpu. */
 void mon_view_select(struct mon_vcpu *v, uint32_t key);
+/* The linear address behind a host address in one of the current space's windows. */
+bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
+/* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
+void mon_view_touch(struct mon_vcpu *v, uint64_t gla);
+/* 64-bit code: what to add to gla. */
+uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
 /* A page fault of translated code at linear address gla (signal context). */
 enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);

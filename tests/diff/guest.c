@@ -35,15 +35,16 @@ static void put64(uint32_t gpa, uint64_t v)
     memcpy(ram + gpa, &v, 8);
 }
 
+static unsigned tables;
+
 static void map_page(uint32_t linear, uint32_t phys, uint64_t flags)
 {
-    static unsigned tables;
     uint32_t pde = PHYS_KERNEL + KERNEL_PD + (linear >> 21) * 8;
     uint64_t entry;
 
     memcpy(&entry, ram + pde, 8);
     if (!entry) {
-        entry = PHYS_KERNEL + KERNEL_PT + tables++ % 11 * 0x1000;
+        entry = PHYS_KERNEL + KERNEL_PT + tables++ * 0x1000;
         put64(pde, entry | P | W | U | AD);
     }
     put64((uint32_t) (entry & ~0xfffull) + (linear >> 12 & 511) * 8, phys | flags | P | AD);
@@ -57,6 +58,7 @@ static void map_range(uint32_t linear, uint32_t phys, uint32_t size, uint64_t fl
 
 static void build_paging(void)
 {
+    tables = 0;
     for (uint32_t i = 0; i < 4; i++)
         put64(PHYS_KERNEL + KERNEL_PDPT + i * 8, (PHYS_KERNEL + KERNEL_PD + i * 0x1000) | P);
     map_range(ARENA, PHYS_ARENA, ARENA_SIZE, W | U | NX);
@@ -162,11 +164,12 @@ int guest_start(int memfd, const struct guest_options *wanted, struct side *side
             perror("mmap");
             return -1;
         }
-        build_paging();
-        build_tables();
-        uint32_t exit_code = EXIT_STUB;
-        memcpy(ram + PHYS_IO + (IO_EXIT - IO), &exit_code, 4);
     }
+    uint32_t exit_code = EXIT_STUB;
+    memset(ram + PHYS_KERNEL, 0, PHYS_SIZE - PHYS_KERNEL);
+    memcpy(ram + PHYS_IO + (IO_EXIT - IO), &exit_code, 4);
+    build_paging();
+    build_tables();
     side->arena = ram + PHYS_ARENA;
     side->records = (struct record *) (void *) (ram + PHYS_IO + (IO_RECORDS - IO));
     if (novt_vm_create(&config, &vm, err, sizeof(err)) != NOVT_OK) {

@@ -58,8 +58,8 @@ static struct bit_row hidden[] = {
     {7, 0, EDX, 20},          /* CET IBT */
     {7, 0, EDX, 24},          /* AMX */
     {7, 0, EDX, 26},          /* IBRS, IBPB */
+    {7, 0, EBX, 20},          /* SMAP: only when asked for */
     {0x80000001, 0, ECX, 2},  /* SVM */
-    {0x80000001, 0, EDX, 29}, /* long mode */
 };
 ParameterizedTestParameters(cpu_cpuid, what_is_not_virtualized_is_hidden)
 {
@@ -74,6 +74,8 @@ static struct bit_row passed[] = {
     {1, 0, EDX, 0},  {1, 0, EDX, 26}, {1, 0, ECX, 0}, {1, 0, ECX, 9},   {1, 0, ECX, 20},
     {1, 0, ECX, 23}, {1, 0, ECX, 28}, {7, 0, EBX, 5}, {7, 0, EBX, 8},   {7, 0, EBX, 16},
     {7, 0, EBX, 29}, {7, 0, ECX, 9},  {7, 1, EAX, 4}, {0xd, 1, EAX, 1}, {0x80000001, 0, EDX, 20},
+    {0x80000001, 0, EDX, 29}, {0x80000001, 0, EDX, 27}, {0x80000001, 0, EDX, 26},
+    {0x80000001, 0, ECX, 0},  {1, 0, ECX, 13},          {7, 0, EBX, 7},
 };
 ParameterizedTestParameters(cpu_cpuid, instruction_sets_are_the_hosts)
 {
@@ -100,6 +102,17 @@ Test(cpu_cpuid, brand_string_is_the_hosts)
     for (uint32_t leaf = 0x80000002; leaf <= 0x80000004; leaf++)
         for (unsigned reg = EAX; reg <= EDX; reg++)
             cr_assert_eq(guest(leaf, 0, reg), host(leaf, 0, reg));
+}
+
+/* Intel's CPUs show SYSCALL only where it works. */
+Test(cpu_cpuid, syscall_is_seen_from_64_bit_code)
+{
+    if (!mon_vm_cpuid(m.v)->intel)
+        return;
+    cr_assert(!(guest(0x80000001, 0, EDX) >> 11 & 1));
+    machine_long(&m, 0, true);
+    cr_assert_eq(guest(0x80000001, 0, EDX) >> 11 & 1, host(0x80000001, 0, EDX) >> 11 & 1);
+    cr_assert_eq(guest(0x80000008, 0, EAX) >> 8 & 0xff, 48);
 }
 
 /* ---- models ---- */
@@ -136,6 +149,24 @@ Test(cpu_cpuid, a_name_takes_away_what_depends_on_it)
     cr_assert_eq(table.xcr0_allowed, host(1, 0, ECX) >> 26 & 1 ? 3 : 0);
 }
 
+Test(cpu_cpuid, smap_can_be_asked_for)
+{
+    cr_assert_eq(mon_cpuid_build(&table, "host", err, sizeof(err)), 0);
+    cr_assert(!table.has_smap);
+    if (!(host(7, 0, EBX) >> 20 & 1))
+        return;
+    cr_assert_eq(mon_cpuid_build(&table, "host,+smap", err, sizeof(err)), 0);
+    cr_assert(table.has_smap && in_table(7, 0, EBX) >> 20 & 1);
+}
+
+Test(cpu_cpuid, without_long_mode_nothing_of_it_is_left)
+{
+    cr_assert_eq(mon_cpuid_build(&table, "host,-lm", err, sizeof(err)), 0);
+    cr_assert(!table.has_long && !table.has_1g && !table.has_fsgsbase);
+    cr_assert_eq(in_table(0x80000001, 0, EDX) & (1u << 29 | 1u << 26 | 1u << 11), 0);
+    cr_assert_eq(in_table(0x80000001, 0, ECX) & 1, 0);
+}
+
 struct model_row {
     char model[32], message[40];
 };
@@ -144,7 +175,7 @@ static struct model_row bad_models[] = {
     {"host,avx", "\"avx\""},
     {"host,+vmx", "vmx"},
     {"host,-nonsense", "nonsense"},
-    {"base,+lm", "does not virtualize"},
+    {"base,+la57", "does not virtualize"},
     {"", "unknown"},
 };
 ParameterizedTestParameters(cpu_cpuid, bad_models_are_refused_by_name)
@@ -252,7 +283,10 @@ Test(cpu_msr, unknown_ones_fault)
     uint64_t value;
     ASSERT_FAULT(mon_rdmsr(m.v, 0x12345, &value), MON_GP, 0);
     ASSERT_FAULT(mon_wrmsr(m.v, 0x12345, 0), MON_GP, 0);
-    ASSERT_FAULT(mon_rdmsr(m.v, 0xc0000082, &value), MON_GP, 0); /* LSTAR, without long mode */
+    ASSERT_OK(mon_rdmsr(m.v, 0xc0000082, &value)); /* LSTAR */
+    ((struct mon_cpuid *)mon_vm_cpuid(m.v))->has_long = false;
+    ASSERT_FAULT(mon_rdmsr(m.v, 0xc0000082, &value), MON_GP, 0);
+    ASSERT_FAULT(mon_wrmsr(m.v, IA32_EFER, MON_EFER_LME), MON_GP, 0);
     cr_assert(!mon_msr_get(m.v, 0x12345, &value));
 }
 
@@ -284,7 +318,17 @@ static struct write_row writes[] = {
     {0xda0, 0, true},
     {0xda0, 0x100, false},
     {IA32_EFER, 0x800, true},
-    {IA32_EFER, 0x100, false},
+    {IA32_EFER, MON_EFER_LME | MON_EFER_SCE, true},
+    {IA32_EFER, 0x200, false},
+    {0xc0000081, 0x0023001000000000, true},
+    {0xc0000082, 0xffffffff81000000, true},
+    {0xc0000082, 1ull << 47, false},
+    {0xc0000084, 0x47700, true},
+    {0xc0000084, 1ull << 32, false},
+    {0xc0000100, 0x7fffffffffff, true},
+    {0xc0000101, 1ull << 63, false},
+    {0xc0000102, 0xffff888000000000, true},
+    {0xc0000102, 0x0001000000000000, false},
     {IA32_EFER, 0x2, false},
 };
 ParameterizedTestParameters(cpu_msr, writes_are_checked)

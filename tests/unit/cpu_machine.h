@@ -61,6 +61,7 @@ enum {
     SEL_DATA3_16 = 0xb0 | 3,
     SEL_CODE64 = 0xb8,
     SEL_SMALL_CODE = 0xc0,
+    SEL_CODE64_3 = 0xc8 | 3,
     GDT_LIMIT = 0xff,
 };
 
@@ -152,6 +153,7 @@ static inline void machine_gdt(struct machine *m)
     set_descriptor(m, SEL_DATA3_16, descriptor(0x20000, 0xffff, 0x00f3));
     set_descriptor(m, SEL_CODE64, descriptor(0, 0xfffff, 0xa09b));
     set_descriptor(m, SEL_SMALL_CODE, descriptor(0, 0xff, 0x409b));
+    set_descriptor(m, SEL_CODE64_3, descriptor(0, 0xfffff, 0xa0fb));
 }
 
 static inline void machine_seg(struct mon_vcpu *v, unsigned seg, uint16_t selector, uint32_t attr)
@@ -170,6 +172,29 @@ static inline void machine_level(struct machine *m, unsigned cpl)
     v->cpu->gpr[RT_SP] = cpl ? STACK3 : STACK0 - 0x100;
     v->cpu->rip = cpl ? 0x60000 : 0x61000;
     v->cpu->rflags = RT_IF | 2;
+}
+
+/* Long mode with paging: RAM at 0 and again at HIGH, MMIO_BASE at both; 64-bit or compatibility
+ * code at the given privilege level. */
+#define HIGH 0xffff800000000000ull
+static inline void machine_long(struct machine *m, unsigned cpl, bool wide)
+{
+    struct mon_vcpu *v = m->v;
+    put64(m, 0, 0x1000 | 7);
+    put64(m, (HIGH >> 39 & 511) * 8, 0x1000 | 7);
+    put64(m, 0x1000, 0x2000 | 7);
+    put64(m, 0x1000 + (MMIO_BASE >> 30) * 8, 0x4000 | 7);
+    put64(m, 0x2000, 0x3000 | 7);
+    for (unsigned n = 0; n < 512; n++)
+        put64(m, 0x3000 + 8 * n, n << 12 | 7);
+    put64(m, 0x4000 + (MMIO_BASE >> 21 & 511) * 8, MMIO_BASE | 0x87);
+    machine_level(m, cpl);
+    v->cr3 = 0;
+    v->cr4 |= MON_CR4_PAE;
+    v->efer = MON_EFER_LME | MON_EFER_LMA | MON_EFER_SCE | MON_EFER_NXE;
+    v->cr0 |= MON_CR0_PG | MON_CR0_WP;
+    if (wide)
+        machine_seg(v, NOVT_CS, cpl ? SEL_CODE64_3 : SEL_CODE64, cpl ? 0xa0fb : 0xa09b);
 }
 
 static inline void machine_create(struct machine *m)

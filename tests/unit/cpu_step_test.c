@@ -1,47 +1,10 @@
 /* The slow path: one instruction at a time, against the host CPU in 32-bit mode where it can say
  * what is right, against the manual where it cannot. */
-#include "tests/unit/cpu_machine.h"
 #include "tests/unit/cpu_oracle.h"
+#include "tests/unit/cpu_step.h"
 
-#include "runtime/rt.h"
+TestSuite(cpu_step, .init = step_setup, .fini = step_teardown, .timeout = 60);
 
-static struct machine m;
-static struct mon_vcpu *v;
-
-#define CODE  0x61000u
-#define DATA  ORACLE_DATA
-#define LEVEL 0x5000u /* scratch page tables of the machine */
-
-/* The test's thread stands in for one that runs the vCPU: its faults are the vCPU's. */
-static void setup(void)
-{
-    machine_create(&m);
-    v = m.v;
-    cr_assert_eq(rt_fault_thread(), 0);
-    rt_cpu = v->saved;
-    rt_cpu.owner = v;
-    v->cpu = &rt_cpu;
-    machine_level(&m, 0);
-    v->cr4 |= MON_CR4_OSFXSR | MON_CR4_OSXMMEXCPT | MON_CR4_OSXSAVE;
-    v->xcr0 = mon_vm_cpuid(v)->xcr0_allowed;
-}
-static void teardown(void)
-{
-    rt_fpu_park(v->cpu);
-    rt_cpu.owner = NULL;
-    v->cpu = &v->saved;
-    machine_destroy(&m);
-}
-TestSuite(cpu_step, .init = setup, .fini = teardown, .timeout = 60);
-
-#define ROWS(type, rows) cr_make_param_array(type, rows, sizeof(rows) / sizeof((rows)[0]))
-
-static void code(const char *bytes, unsigned len)
-{
-    memcpy(m.ram + CODE, bytes, len);
-    v->cpu->rip = CODE;
-}
-#define RUN(bytes) (code((bytes), sizeof(bytes) - 1), mon_step(v))
 /* As when the embedder has answered an exit: the same instruction again. */
 static enum mon_rc again(uint64_t answer)
 {
@@ -49,34 +12,7 @@ static enum mon_rc again(uint64_t answer)
     return mon_step(v);
 }
 
-/* Identity-maps the machine's RAM with 4 KiB pages; MMIO at 0xd0000000 and ROM with a 4 MiB page
- * each. */
-static void paging_on(void)
-{
-    for (unsigned n = 0; n < RAM_SIZE / 4096; n++)
-        put32(&m, 0x1000 + 4 * n, n << 12 | 7);
-    put32(&m, 0, 0x1000 | 7);
-    put32(&m, (MMIO_BASE >> 22) * 4, MMIO_BASE | 0x87);
-    put32(&m, (ROM_BASE >> 22) * 4, ROM_BASE | 0x87);
-    v->cr4 |= MON_CR4_PSE;
-    v->cr0 |= MON_CR0_PG | MON_CR0_WP;
-    v->cr3 = 0;
-}
-static void unmap_page(uint32_t gla)
-{
-    put32(&m, 0x1000 + (gla >> 12) * 4, 0);
-}
-
 /* ---- against the host ---- */
-
-static uint64_t seed;
-static uint32_t rnd(void)
-{
-    seed ^= seed << 13;
-    seed ^= seed >> 7;
-    seed ^= seed << 17;
-    return (uint32_t)(seed >> 16);
-}
 
 enum operand { NONE, RM, MEM, REG };
 struct pattern {
@@ -366,10 +302,10 @@ static void compare_with_host(const char *text, unsigned len)
 
     cr_assert_eq(v->cpu->rip, CODE + len, "%s: rip %llx", text, (unsigned long long)v->cpu->rip);
     for (unsigned n = 0; n < 8; n++)
-        cr_assert_eq(v->cpu->gpr[n], oracle.out->gpr[n], "%s: register %u is %llx, not %x", text, n,
-                     (unsigned long long)v->cpu->gpr[n], oracle.out->gpr[n]);
-    cr_assert_eq(v->cpu->rflags & RT_LIVE, oracle.out->flags & RT_LIVE, "%s: flags %llx, not %x",
-                 text, (unsigned long long)v->cpu->rflags, oracle.out->flags);
+        cr_assert_eq(v->cpu->gpr[n], oracle.out->gpr[n], "%s: register %u is %llx, not %llx", text,
+                     n, (unsigned long long)v->cpu->gpr[n], (unsigned long long)oracle.out->gpr[n]);
+    cr_assert_eq(v->cpu->rflags & RT_LIVE, oracle.out->flags & RT_LIVE, "%s: flags %llx, not %llx",
+                 text, (unsigned long long)v->cpu->rflags, (unsigned long long)oracle.out->flags);
     for (unsigned n = 0; n < ORACLE_DATA_SIZE; n++)
         cr_assert_eq(m.ram[DATA + n], oracle.data[n], "%s: memory at %#x is %02x, not %02x", text,
                      DATA + n, m.ram[DATA + n], oracle.data[n]);
@@ -421,8 +357,11 @@ ParameterizedTest(struct pattern *row, cpu_step, instructions_do_what_the_host_d
         return;
     oracle_create(&oracle);
     seed = 0x5eed5eed5eed5eedull;
-    for (unsigned n = 0; n < 200; n++)
+    for (unsigned n = 0; n < 200; n++) {
+        if (n == 100) /* what follows runs in compatibility mode */
+            machine_long(&m, 0, false);
         ran += run_both(row);
+    }
     oracle_destroy(&oracle);
     cr_assert(ran > 20, "%u ran", ran);
 }
@@ -635,7 +574,7 @@ ParameterizedTest(struct enabled_row *row, cpu_step, what_is_not_enabled_faults)
     v->cr0 |= row->cr0_set;
     v->cr4 &= ~(uint64_t)row->cr4_clear;
     v->cpu->gpr[RT_BX] = DATA;
-    code(row->bytes, row->len);
+    code_at(CODE, row->bytes, row->len);
     ASSERT_FAULT(mon_step(v), row->vector, 0);
     ASSERT_HEX(v->cpu->rip, CODE);
 }
@@ -660,7 +599,7 @@ ParameterizedTest(struct privilege_row *row, cpu_step, privileged_instructions_f
 {
     machine_level(&m, 3);
     v->cpu->gpr[RT_BX] = DATA;
-    code(row->bytes, row->len);
+    code_at(CODE, row->bytes, row->len);
     ASSERT_FAULT(mon_step(v), row->vector, 0);
 }
 
@@ -806,7 +745,7 @@ Test(cpu_step, ins_to_an_absent_page_does_not_read_the_port)
 static struct tr_insn decode(const char *bytes, unsigned len)
 {
     struct tr_insn insn;
-    code(bytes, len);
+    code_at(CODE, bytes, len);
     cr_assert_eq(tr_decode((const uint8_t *)bytes, len, TR_MODE_32, &insn), TR_DECODE_OK);
     return insn;
 }
@@ -1106,7 +1045,7 @@ Test(cpu_step, virtual_8086_flags_follow_iopl_and_vme)
         mon_seg_set_real(v, seg, 0x4000);
     v->seg[NOVT_CS].base = CODE;
     v->cpu->gpr[RT_SP] = 0x100;
-    code("\x9c\x9d\xfa\xcf", 4);
+    code_at(CODE, "\x9c\x9d\xfa\xcf", 4);
     v->cpu->rip = 0;
     ASSERT_FAULT(mon_step(v), MON_GP, 0);
     v->cr4 |= MON_CR4_VME;

@@ -261,6 +261,37 @@ ParameterizedTest(struct alarm_row *row, devices_rtc, the_alarm_rings_at_the_nex
     cr_assert_eq(get(REG_C) & (IRQF | AF), IRQF | AF);
 }
 
+Test(devices_rtc, hours_after_noon_are_understood_in_12_hour_mode, .timeout = 10, .init = setup)
+{
+    set(HOURS_ALARM, 0x83); /* 3 PM */
+    set(MINUTES_ALARM, 0x05);
+    set(SECONDS_ALARM, 0x00);
+    set(REG_B, AIE);
+    cr_assert_eq(rtc.deadline, 750 * MS + 54 * S);
+    set(REG_B, SET);
+    set(HOURS, 0x92); /* 12 PM: noon */
+    set(REG_B, 0);
+    set(REG_B, H24);
+    cr_assert_eq(get(HOURS), 0x12);
+    set(REG_B, 0);
+    set(REG_B, SET);
+    set(HOURS, 0x12); /* 12 AM: midnight */
+    set(REG_B, 0);
+    set(REG_B, H24);
+    cr_assert_eq(get(HOURS), 0x00);
+}
+
+Test(devices_rtc, with_the_line_up_nothing_else_needs_a_wakeup, .timeout = 10, .init = setup)
+{
+    set(REG_B, H24 | PIE | UIE);
+    hand.now = rtc.deadline;
+    mon_rtc_update(&rtc, hand.now);
+    cr_assert(wire.level);
+    cr_assert_eq(rtc.deadline, MON_NEVER);
+    get(REG_C);
+    cr_assert(rtc.deadline != MON_NEVER && !wire.level);
+}
+
 Test(devices_rtc, an_alarm_that_matches_no_time_never_rings, .timeout = 10, .init = setup)
 {
     set(HOURS_ALARM, 0x25);

@@ -210,9 +210,11 @@ Test(devices_uart, input_waits_until_the_driver_listens, .timeout = 10, .init = 
     }
     out8(&bus, MCR, OUT2 | 0x03);
     out8(&bus, IER, RLSI | RDA);
+    uint64_t opens_at = uart.opens_at;
     hand.now += 1000000;
     out8(&bus, FCR, 0x01); /* Linux enables the FIFO last */
     out8(&bus, FCR, 0x81);
+    cr_assert_eq(uart.opens_at, opens_at + 1000000);
     cr_assert_eq(in8(&bus, LSR) & 0x01, 0);
     wait_for_opening();
     for (const char *c = "typed early"; *c; c++)
