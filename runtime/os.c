@@ -122,10 +122,3 @@ int rt_os_pid(void)
 {
     return getpid();
 }
-
-void rt_assert_failed(const char *what, const char *file, int line)
-{
-    dprintf(2, "novt: internal error: %s (%s:%d), guest pc %llx\n", what, file, line,
-            (unsigned long long) rt_cpu.rip);
-    abort();
-}

@@ -150,9 +150,12 @@ static bool modrm_is_register(const struct tr_insn *insn)
 
 static void take_prefixes(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
 {
-    insn->seg_override = seg_of_attributes(zi->attributes);
+    /* 64-bit code has overrides to FS and GS; the others are not there at all (SDM 1-3.3.7.1). */
+    insn->seg_override = TR_SEG_NONE;
+    if (insn->mode != TR_MODE_64)
+        insn->seg_override = (uint8_t) seg_of_attributes(zi->attributes);
     if (insn->seg_override == TR_SEG_NONE)
-        insn->seg_override = seg_of_prefixes(zi, insn->mode);
+        insn->seg_override = (uint8_t) seg_of_prefixes(zi, insn->mode);
     for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
         uint8_t p = zi->raw.prefixes[i].value;
         if (p == 0x66)

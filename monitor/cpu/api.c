@@ -2,7 +2,8 @@
  *
  * Everything here runs outside translated code. A vCPU's register file is v->saved while it does
  * not run, and the thread's rt_cpu while it does. */
-#include "monitor/cpu/vm.h"
+#include "codecache/jitinfo.h"
+#include "monitor/cpu/verify.h"
 
 #include <errno.h>
 #include <mimalloc.h>
@@ -101,6 +102,22 @@ static int host_check(struct mon_vm *vm)
     return NOVT_OK;
 }
 
+static int register_code(struct mon_vm *vm)
+{
+    const struct tr_stubs *s = &vm->stubs;
+    const struct cc_symbol stubs[] = {
+        {"novt_miss", s->miss},           {"novt_miss32", s->miss32},
+        {"novt_direct32", s->direct32},   {"novt_callout32", s->callout32},
+        {"novt_pending32", s->pending32}, {"novt_miss64", s->miss64},
+        {"novt_direct64", s->direct64},   {"novt_callout64", s->callout64},
+        {"novt_pending64", s->pending64},
+    };
+
+    vm->jitinfo = cc_jitinfo_create(&vm->cc, stubs, sizeof(stubs) / sizeof(stubs[0]),
+                                    vm->config.flags & NOVT_F_PERF_MAP);
+    return vm->jitinfo ? 0 : -ENOMEM;
+}
+
 static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
 {
     int rc = take_config(vm, config);
@@ -114,6 +131,10 @@ static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
     rc = cc_create(&vm->cc, vm->config.code_cache_size, MON_MAX_GPA);
     if (rc == 0)
         rc = tr_stubs_emit(&vm->cc, &vm->stubs);
+    if (rc == 0 && (vm->config.flags & NOVT_F_VERIFY))
+        rc = mon_verify_prepare(vm);
+    if (rc == 0)
+        rc = register_code(vm);
     if (rc < 0)
         return fail(vm, NOVT_E_NOMEM,
                     "cannot map a code cache of %zu MiB (%s): is memfd_create or executable "
@@ -146,6 +167,7 @@ int novt_vm_create(const struct novt_config *config, struct novt_vm **out, char 
     if (rc != NOVT_OK) {
         if (err && err_len)
             snprintf(err, err_len, "%s", vm->error);
+        cc_jitinfo_destroy(vm->jitinfo);
         cc_destroy(&vm->cc);
         mi_heap_destroy(heap);
         return rc;
@@ -156,6 +178,7 @@ int novt_vm_create(const struct novt_config *config, struct novt_vm **out, char 
 
 static void vcpu_destroy(struct mon_vcpu *v)
 {
+    mon_verify_destroy(v);
     mon_native_destroy(v);
     mon_views_destroy(v);
     rt_os_unmap(v->saved.xsave, 4096);
@@ -173,6 +196,7 @@ void novt_vm_destroy(struct novt_vm *handle)
     }
     for (unsigned i = 0; i < MON_MAX_SLOTS; i++)
         rt_os_unmap(vm->slot[i].host, vm->slot[i].size);
+    cc_jitinfo_destroy(vm->jitinfo);
     cc_destroy(&vm->cc);
     pthread_mutex_destroy(&vm->lock);
     mi_heap_destroy(vm->heap);
@@ -244,8 +268,11 @@ uint8_t *mon_vm_ram(const struct mon_vcpu *v, uint64_t gpa, bool *writable)
     for (unsigned i = 0; i < MON_MAX_SLOTS; i++) {
         const struct mon_slot *slot = &vm->slot[i];
         if (gpa - slot->gpa < slot->size) {
-            if (writable)
+            if (writable) {
                 *writable = !slot->readonly;
+                if (__builtin_expect(v->verify != NULL, 0) && *writable)
+                    mon_verify_touch(v, gpa, slot->host + (gpa - slot->gpa));
+            }
             return slot->host + (gpa - slot->gpa);
         }
     }
@@ -270,6 +297,8 @@ void mon_vm_wrote(struct mon_vcpu *v, uint64_t gpa, unsigned len)
 {
     struct cc_page *page = cc_page(&v->vm->cc, gpa);
 
+    if (__builtin_expect(v->verify != NULL, 0) && mon_verify_wrote(v, page && page->code))
+        return;
     if (page && __builtin_expect(page->code, 0)) {
         code_written(v->vm, gpa, len);
         if (mon_log_on(v, NOVT_LOG_SMC))
@@ -343,6 +372,8 @@ int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out
     rc = mon_views_create(v);
     if (rc == NOVT_OK)
         rc = mon_native_create(v);
+    if (rc == NOVT_OK)
+        rc = mon_verify_create(v);
     if (rc != NOVT_OK) {
         vcpu_destroy(v);
         return fail(vm, NOVT_E_NOMEM, "out of memory for vCPU %u", id);
@@ -383,6 +414,7 @@ static void attach(struct mon_vcpu *v)
     cpu->code_lo = v->vm->cc.rx;
     cpu->code_hi = v->vm->cc.rx + v->vm->cc.size;
     v->cpu = cpu;
+    cc_jitinfo_thread(v->vm->jitinfo);
     rt_gs_enter(cpu);
     __atomic_store_n(&v->tid, rt_fault_self(), __ATOMIC_SEQ_CST);
 }

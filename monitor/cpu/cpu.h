@@ -149,6 +149,7 @@ struct mon_vcpu {
     int tid;                  /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
     struct mon_native *native; /* native.c */
+    struct mon_verify *verify; /* verify.c; NULL without NOVT_F_VERIFY */
     /* The slow path's own (step.c) */
     uint32_t rep_budget;      /* iterations that one execution of a REP may do */
     uint32_t debug_hits;      /* data breakpoints that the current instruction met, as in DR6 */

@@ -22,6 +22,7 @@
  *
  * Context: the vCPU's thread. */
 #include "monitor/cpu/prot.h"
+#include "monitor/cpu/verify.h"
 
 #define PTE_P  (1u << 0)
 #define PTE_W  (1u << 1)
@@ -213,6 +214,8 @@ static bool entry_mark(struct mon_vcpu *v, struct mon_walk *w, unsigned level, u
     uint64_t old = w->entry[level], new = old | bits;
     bool writable, done;
     if (__builtin_expect(new == old, 1))
+        return true;
+    if (__builtin_expect(v->verify != NULL, 0) && mon_verify_mark(v, w->entry_gpa[level], bits))
         return true;
     uint8_t *p = mon_vm_ram(v, w->entry_gpa[level], &writable);
     if (!p || !writable)

@@ -14,7 +14,10 @@
  * Kicks: a thread sets v->kicked and signals; the handler makes all ways out of the current block
  * lead here: direct links are cut, the jump table is replaced by the one that always misses. No
  * polling in translated code. */
-#include "monitor/cpu/vm.h"
+#include "codecache/jitinfo.h"
+#include "monitor/cpu/describe.h"
+#include "monitor/cpu/verify.h"
+#include "runtime/unwind.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -22,9 +25,6 @@
 
 /* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
 #define UNUSABLE ((uint32_t *) 8)
-
-/* What the fault handler left to do. */
-enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP };
 
 /* ---- mode ---- */
 
@@ -79,6 +79,8 @@ static uint32_t mode_key(const struct mon_vcpu *v)
         key |= TR_K_CPL3;
     if (cpl <= iopl)
         key |= TR_K_IOPL;
+    if (mon_code64(v))
+        key |= TR_K_LONG | TR_K_DS | TR_K_ES | TR_K_SS;
     if (cpl == 0 || !(v->cr4 & MON_CR4_TSD))
         key |= TR_K_TSC;
     if (v->vm->config.flags & NOVT_F_STATS)
@@ -86,14 +88,16 @@ static uint32_t mode_key(const struct mon_vcpu *v)
     return key;
 }
 
-/* Whether the translator takes this mode: flat 32-bit protected mode, nothing to watch. */
+/* Whether the translator takes this mode: 64-bit code or flat 32-bit protected mode (on its own or
+ * under a 64-bit kernel), and nothing to watch. */
 static bool translatable(const struct mon_vcpu *v)
 {
     const struct novt_segment *cs = &v->seg[NOVT_CS];
+    bool flat32 = mon_protected(v) && !mon_v86(v) && (cs->attr & MON_ATTR_DB) && cs->base == 0 &&
+                  cs->limit == 0xffffffffu;
 
-    return mon_protected(v) && !mon_v86(v) && !mon_long(v) && (cs->attr & MON_ATTR_DB) &&
-           cs->base == 0 && cs->limit == 0xffffffffu && !(v->cpu->rflags & RT_TF) &&
-           !(v->dr[7] & 0xff) && !(v->vm->config.flags & NOVT_F_INTERPRET) &&
+    return (mon_code64(v) || flat32) && !(v->cpu->rflags & RT_TF) && !(v->dr[7] & 0xff) &&
+           !(v->vm->config.flags & NOVT_F_INTERPRET) &&
            !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
 }
 
@@ -164,6 +168,26 @@ static void flags_join(struct rt_cpu *cpu)
                   (uint64_t) cpu->vif << 9;
 }
 
+/* ---- 64-bit code: addresses that the register file holds with their slot's delta ---- */
+
+static void addresses_in(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->rsp_delta = mon_view_delta(v, cpu->gpr[RT_SP]);
+    cpu->rsp_undo = -cpu->rsp_delta;
+    cpu->host_rsp = cpu->gpr[RT_SP] + cpu->rsp_delta;
+    for (unsigned n = 0; n < 2; n++) {
+        cpu->base64[n] = v->seg[NOVT_FS + n].base;
+        cpu->host64[n] = cpu->base64[n] + mon_view_delta(v, cpu->base64[n]);
+    }
+}
+
+static void addresses_out(struct rt_cpu *cpu)
+{
+    cpu->gpr[RT_SP] = cpu->host_rsp + cpu->rsp_undo;
+}
+
 /* ---- blocks ---- */
 
 static void log_listing(struct mon_vcpu *v, const uint8_t *bytes, size_t len, enum tr_mode mode,
@@ -190,7 +214,7 @@ static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_
             (unsigned long long) b->pc, (unsigned long long) b->gpa, b->key, b->insns, b->len,
             b->host_len);
     if (b->gpa2 == ~0ull)
-        log_listing(v, bytes, b->len, TR_MODE_32, b->pc);
+        log_listing(v, bytes, b->len, b->wide ? TR_MODE_64 : TR_MODE_32, b->pc);
     log_listing(v, host, b->host_len, TR_MODE_64, (uint64_t) host);
 }
 
@@ -201,11 +225,18 @@ static void code_flush(struct mon_vcpu *v)
     mon_count(v, MON_STAT_code_flushes);
 }
 
+static uint64_t next_page(uint64_t pc, uint32_t key)
+{
+    uint64_t next = (pc | 4095) + 1;
+
+    return key & TR_K_LONG ? next : (uint32_t) next;
+}
+
 /* The second page of a crossing first instruction; MON_FAULT when it cannot be fetched. */
 static enum mon_rc second_page(struct mon_vcpu *v, struct tr_request *request)
 {
     struct mon_walk walk;
-    uint64_t gla = (uint32_t) ((request->pc | 4095) + 1);
+    uint64_t gla = next_page(request->pc, request->key);
 
     if (mon_walk(v, gla, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
@@ -229,7 +260,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
         .pc = v->cpu->rip,
         .gpa = walk->gpa,
         .key = v->key,
-        .max_insns = 64,
+        .max_insns = v->verify ? mon_verify_block_limit(v, walk->gpa) : 64,
         .bytes = mon_vm_ram(v, walk->gpa, NULL),
     };
 
@@ -247,6 +278,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
                 return MON_OK;
         }
     }
+    cc_jitinfo_block(vm->jitinfo, *block);
     vm->stat[MON_STAT_blocks_translated]++;
     vm->stat[MON_STAT_instructions_translated] += (*block)->insns;
     vm->stat[MON_STAT_time_translating] += __builtin_ia32_rdtsc() - started;
@@ -263,13 +295,18 @@ static enum mon_rc check_second_page(struct mon_vcpu *v, const struct cc_block *
     *match = true;
     if (b->gpa2 == ~0ull)
         return MON_OK;
-    if (mon_walk(v, (uint32_t) ((b->pc | 4095) + 1), MON_FETCH, v->cpu->cpl, walk2) != MON_OK)
+    if (mon_walk(v, next_page(b->pc, b->key), MON_FETCH, v->cpu->cpl, walk2) != MON_OK)
         return MON_FAULT;
     *match = walk2->gpa == b->gpa2;
     return MON_OK;
 }
 
 static enum mon_rc slow_step(struct mon_vcpu *v);
+
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t) ((int64_t) (address << 16) >> 16) == address;
+}
 
 /* Finds or makes the block at rip and enters it into the jump table. */
 static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
@@ -279,6 +316,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     struct cc_block *b;
     bool match = false;
 
+    if ((v->key & TR_K_LONG) && !is_canonical(v->cpu->rip))
+        return mon_raise_error(v, MON_GP, 0);
     if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
     b = cc_lookup(cc, v->cpu->rip, walk.gpa, v->key);
@@ -355,6 +394,44 @@ static void take_answer(struct mon_vcpu *v)
     v->replay.data[v->replay.done++] = data;
 }
 
+/* 64-bit code reached memory for which there is no window yet: makes the windows that the instruction
+ * at rip may use. */
+static void touch_operands(struct mon_vcpu *v)
+{
+    const uint64_t *gpr = v->cpu->gpr;
+    struct mon_walk walk;
+    struct tr_insn insn;
+    uint64_t address;
+
+    rt_fpu_park(v->cpu);
+    mon_view_touch(v, gpr[RT_SP] - 8);
+    mon_view_touch(v, gpr[RT_SP]);
+    if (!mon_walk_peek(v, v->cpu->rip, &walk) || !mon_vm_ram(v, walk.gpa, NULL) ||
+        tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, &insn) !=
+            TR_DECODE_OK)
+        return;
+    if (insn.cls == TR_STRING) {
+        mon_view_touch(v, gpr[RT_SI]);
+        mon_view_touch(v, gpr[RT_DI]);
+    }
+    if (insn.op == TR_OP_leave)
+        mon_view_touch(v, gpr[RT_BP]);
+    if (!insn.has_mem)
+        return;
+    address = (uint64_t) insn.disp;
+    if (insn.base == 16)
+        address += v->cpu->rip + insn.len;
+    else if (insn.base >= 0)
+        address += gpr[insn.base];
+    if (insn.index >= 0 && !insn.vsib)
+        address += gpr[insn.index] * insn.scale;
+    if (insn.adsize == 32)
+        address = (uint32_t) address;
+    if (insn.seg == TR_FS || insn.seg == TR_GS)
+        address += v->seg[insn.seg].base;
+    mon_view_touch(v, address);
+}
+
 /* ---- faults and kicks (signal context) ---- */
 
 /* The entry check of a block found another pc (translate.c, emit_entry_load). */
@@ -403,7 +480,10 @@ static bool at_repeated_string(const uint8_t *hpc)
 {
     if (*hpc == 0x66)
         hpc++;
-    return (hpc[0] == 0xf2 || hpc[0] == 0xf3) && hpc[1] >= 0xa4 && hpc[1] <= 0xaf;
+    if (hpc[0] != 0xf2 && hpc[0] != 0xf3)
+        return false;
+    hpc += hpc[1] == 0x48 ? 2 : 1;
+    return *hpc >= 0xa4 && *hpc <= 0xaf && *hpc != 0xa8 && *hpc != 0xa9;
 }
 
 static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *context)
@@ -424,13 +504,18 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     }
     if (b)
         cc_unlink_exits(cc, b);
-    context->gpr[14] = (uint64_t) cc->miss_table;
+    /* The jump table is in r14, or in 64-bit code about to be used in r11. */
+    if (!(v->key & TR_K_LONG))
+        context->gpr[14] = (uint64_t) cc->miss_table;
+    else if (context->gpr[11] == (uint64_t) v->table)
+        context->gpr[11] = (uint64_t) cc->miss_table;
     return RT_FAULT_RETRY;
 }
 
 int mon_run_hooks(void)
 {
     static const struct rt_hooks hooks = {.fault = on_fault, .kick = on_kick};
+    rt_unwind_describe_with(mon_describe);
     return rt_fault_install(&hooks, NOVT_KICK_SIGNAL);
 }
 
@@ -512,12 +597,28 @@ static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
         return MON_OK;
     case RT_EXIT_FAULT:
         mon_count(v, MON_STAT_exits_fault);
-        if (v->after_fault == AFTER_STEP)
+        if (v->after_fault == AFTER_STEP) {
+            if (v->key & TR_K_LONG)
+                touch_operands(v);
             return slow_step(v);
+        }
         return v->after_fault == AFTER_EXCEPTION ? MON_FAULT : MON_OK;
     default:
         RT_ASSERT(!"an exit reason without a case");
     }
+}
+
+static enum rt_exit enter(struct mon_vcpu *v)
+{
+    enum rt_exit reason;
+
+    if (!(v->key & TR_K_LONG))
+        return rt_enter(v->cpu);
+    addresses_in(v);
+    reason = rt_enter64(v->cpu);
+    if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
+        addresses_out(v->cpu);
+    return reason;
 }
 
 static enum mon_rc run_translated(struct mon_vcpu *v)
@@ -525,10 +626,10 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     struct rt_cpu *cpu = v->cpu;
     enum rt_exit reason;
 
+    cpu->jump_table = v->verify ? mon_verify_begin(v) : v->table;
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
     v->shadow = false;
-    cpu->jump_table = v->table;
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
@@ -538,14 +639,12 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
         flags_join(cpu);
         return MON_OK;
     }
-    if (v->vm->config.flags & NOVT_F_STATS) {
-        uint64_t start = __builtin_ia32_rdtsc();
-        reason = rt_enter(cpu);
-        v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
-    } else {
-        reason = rt_enter(cpu);
-    }
+    uint64_t start = __builtin_ia32_rdtsc();
+    reason = enter(v);
+    v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
     flags_join(cpu);
+    if (v->verify && mon_verify_end(v, reason) != MON_OK)
+        return MON_EXIT;
     return handle_exit(v, reason);
 }
 

@@ -418,16 +418,16 @@ static unsigned stack_access(uint64_t mask)
     return mask == ~(uint64_t)0 ? MON_WRITE | MON_WIDE : MON_WRITE;
 }
 
-/* A frame that wraps around the end of its stack: item by item, checks first. */
-static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segment *ss,
-                                      uint64_t mask, unsigned cpl, uint64_t sp,
-                                      const struct mon_frame *f, unsigned size, uint32_t error)
+/* Checks n pushes from *sp in their order: the first one that cannot be done decides what is raised,
+ * and the address that CR2 gets. */
+static enum mon_rc pushes_check(struct mon_vcpu *v, const struct novt_segment *ss, uint64_t mask,
+                                unsigned cpl, uint64_t sp, unsigned n, unsigned size,
+                                uint32_t error)
 {
     struct mon_walk walk;
-    uint64_t gla, top = sp, end_mask = mask > 0xffffffffu ? mask : 0xffffffffu;
-    uint8_t bytes[8];
+    uint64_t gla, end_mask = mask > 0xffffffffu ? mask : 0xffffffffu;
     enum mon_rc rc;
-    for (unsigned i = 0; i < f->n; i++) {
+    while (n--) {
         sp = (sp - size) & mask;
         if (!stack_linear(ss, mask, sp, size, &gla))
             return mon_raise_error(v, MON_SS, error);
@@ -435,15 +435,24 @@ static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segm
             (rc = mon_walk(v, (gla + size - 1) & end_mask, MON_WRITE, cpl, &walk)))
             return rc;
     }
-    sp = top;
-    for (unsigned i = 0; i < f->n; i++) {
+    return MON_OK;
+}
+
+/* A frame that wraps around the end of its stack: item by item, checks first. */
+static enum mon_rc frame_push_wrapped(struct mon_vcpu *v, const struct novt_segment *ss,
+                                      uint64_t mask, unsigned cpl, uint64_t sp,
+                                      const struct mon_frame *f, unsigned size, uint32_t error)
+{
+    uint64_t gla;
+    uint8_t bytes[8];
+    enum mon_rc rc = pushes_check(v, ss, mask, cpl, sp, f->n, size, error);
+    for (unsigned i = 0; i < f->n && rc == MON_OK; i++) {
         sp = (sp - size) & mask;
         stack_linear(ss, mask, sp, size, &gla);
         frame_pack(f, i, size, bytes);
-        if ((rc = mon_lin_write_as(v, gla, bytes, size, stack_access(mask), cpl)))
-            return rc;
+        rc = mon_lin_write_as(v, gla, bytes, size, stack_access(mask), cpl);
     }
-    return MON_OK;
+    return rc;
 }
 
 enum mon_rc mon_frame_push(struct mon_vcpu *v, const struct novt_segment *ss, uint64_t mask,
@@ -461,6 +470,8 @@ enum mon_rc mon_frame_push(struct mon_vcpu *v, const struct novt_segment *ss, ui
         for (unsigned i = 0; i < f->n; i++)
             frame_pack(f, i, size, bytes + (f->n - 1 - i) * size);
         rc = mon_lin_write_as(v, gla, bytes, len, stack_access(mask), cpl);
+        if (__builtin_expect(rc == MON_FAULT, 0))
+            pushes_check(v, ss, mask, cpl, old, f->n, size, error);
     } else {
         rc = frame_push_wrapped(v, ss, mask, cpl, old, f, size, error);
     }

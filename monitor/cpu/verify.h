@@ -12,6 +12,8 @@ int mon_verify_prepare(struct mon_vm *vm);
 /* Makes v->verify if the VM has NOVT_F_VERIFY. 0 or a negative errno. */
 int mon_verify_create(struct mon_vcpu *v);
 void mon_verify_destroy(struct mon_vcpu *v);
+/* How many runs of blocks have been compared. */
+uint64_t mon_verify_count(const struct mon_vcpu *v);
 
 /* How many instructions at the current rip, whose bytes are at gpa, may be one block. */
 uint32_t mon_verify_block_limit(struct mon_vcpu *v, uint64_t gpa);

@@ -47,7 +47,12 @@ struct mon_vm {
     bool written_all;
     uint32_t map_budget;
     uint64_t created_ns;
+    struct cc_jitinfo *jitinfo;
+    uint8_t *verify_thunk; /* NOVT_F_VERIFY: how a single block is entered (verify.c) */
 };
+
+/* What the fault handler left to do (mon_vcpu.after_fault). */
+enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP };
 
 static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
 {

@@ -534,11 +534,11 @@ static void fs_and_gs(void)
     EQ(data[1], data[0]);
     UNLESS_QEMU(PREFIX)
     {
-        data[1] = data[2] = 0;
+        data[1] = 0x5a, data[2] = 0;
         OK("mov rax, es:[rsi]; mov rcx, ds:[rbp + 8]; movs qword ptr es:[rdi], ds:[rsi]; mov r9, "
            "ss:[rsi - 8]; add qword ptr es:[rsi + 8], 3");
         EQ(out.rax, data[0]);
-        EQ(out.rcx, data[0]);
+        EQ(out.rcx, 0x5a);
         EQ(data[1], data[0]);
         EQ(data[2], 3);
     }

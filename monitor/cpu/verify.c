@@ -1,0 +1,617 @@
+/* verify.c - lockstep checking: every block is run in the slow path and in translated form.
+ *
+ *   begin   the block at rip, instruction by instruction in the slow path (the trial), as far as it
+ *           goes straight; pages that it may write are copied first; then everything is undone
+ *   run     one translated block: chaining is off, and the thunk below makes all ways out lead to C
+ *   end     registers, flags, vector state and the trial's pages are compared; the first difference
+ *           ends the run with a report
+ *
+ *     page   [before]  copied when the slow path first asks for the page to write it
+ *            [after]   what the trial left there; the page itself gets [before] back
+ *
+ * Translated code may leave in the middle of a block (a callout, a fault that is the slow path's to
+ * sort out, an interrupt after STI). Then the trial is repeated up to there, on the state as it was
+ * before, and translated code's state is put back.
+ *
+ * A block's first 256 runs are compared, and one of 61 after that: a trial takes microseconds, and
+ * a guest that is much slower spends all its time on timer interrupts. All other runs, too, are of
+ * one block at a time.
+ *
+ * What cannot be repeated is not compared: RDTSC, RDRAND and whatever changes privileged state get
+ * blocks of their own (mon_verify_block_limit()); an access that the embedder has to answer, and a
+ * store into translated code, end the trial, as they end the translated block; a block that a kick
+ * interrupts in the middle of a string instruction is skipped.
+ *
+ * Accessed and dirty bits: the trial does not set them (the fault handler does when it fills the
+ * window, but a page may also be mapped already), so bits that the run sets are taken over.
+ *
+ * A difference that is none: translated code sees stale mappings where the guest changed a page
+ * table and has not flushed its TLB. Real CPUs may too; no guest so far relies on it.
+ *
+ * 64-bit code is not compared: its blocks run as without NOVT_F_VERIFY.
+ *
+ * Thread: the vCPU's own; mon_verify_mark() also in its fault handler. */
+#include "monitor/cpu/verify_state.h"
+
+#include "monitor/cpu/step.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+/* ---- life ---- */
+
+/* The thunk: a table jump leads here and on to the block at exit_arg (which only ways out use),
+ * with the jump table that always misses in r14. */
+int mon_verify_prepare(struct mon_vm *vm)
+{
+    uint8_t *p = cc_reserve(&vm->cc, 32);
+    uint64_t table = (uint64_t)vm->cc.miss_table;
+    uint32_t cell = (uint32_t)(rt_cpu_offset() + (intptr_t)offsetof(struct rt_cpu, exit_arg));
+    static const uint8_t mov_r14[] = {0x49, 0xbe}, jmp_fs[] = {0x64, 0xff, 0x24, 0x25};
+
+    if (!p)
+        return -ENOMEM;
+    memcpy(p, mov_r14, 2);
+    memcpy(p + 2, &table, 8);
+    memcpy(p + 10, jmp_fs, 4);
+    memcpy(p + 14, &cell, 4);
+    vm->verify_thunk = cc_commit(&vm->cc, 32);
+    vm->cc.start = vm->cc.used; /* it stays when the code cache is flushed */
+    vm->config.flags |= NOVT_F_NO_CHAIN;
+    return 0;
+}
+
+int mon_verify_create(struct mon_vcpu *v)
+{
+    struct mon_verify *y;
+
+    if (!(v->vm->config.flags & NOVT_F_VERIFY))
+        return 0;
+    v->verify = y = rt_os_reserve(sizeof(*y));
+    if (!y)
+        return -ENOMEM;
+    y->plans = rt_os_reserve(PLANS * sizeof(*y->plans));
+    y->pages = rt_os_reserve(PAGES * sizeof(*y->pages));
+    y->areas = rt_os_reserve(3 * XSAVE_MAX);
+    y->runs = rt_os_reserve(COUNTERS * sizeof(*y->runs));
+    y->xsave_size = rt_fpu_size();
+    if (!y->runs || !y->plans || !y->pages || !y->areas || y->xsave_size > XSAVE_MAX) {
+        mon_verify_destroy(v);
+        return -ENOMEM;
+    }
+    y->before.xsave = y->areas;
+    y->trial.xsave = y->areas + XSAVE_MAX;
+    y->run.xsave = y->areas + 2 * XSAVE_MAX;
+    return 0;
+}
+
+void mon_verify_destroy(struct mon_vcpu *v)
+{
+    struct mon_verify *y = v->verify;
+
+    if (!y)
+        return;
+    if (y->plans && (y->compared || y->skipped))
+        verify_say(v, "verify: vCPU %u: %llu blocks compared, %llu not comparable", v->id,
+                   (unsigned long long)y->compared, (unsigned long long)y->skipped);
+    rt_os_unmap(y->plans, PLANS * sizeof(*y->plans));
+    rt_os_unmap(y->pages, PAGES * sizeof(*y->pages));
+    rt_os_unmap(y->areas, 3 * XSAVE_MAX);
+    rt_os_unmap(y->runs, COUNTERS * sizeof(*y->runs));
+    rt_os_unmap(y, sizeof(*y));
+    v->verify = NULL;
+}
+
+uint64_t mon_verify_count(const struct mon_vcpu *v)
+{
+    return v->verify ? v->verify->compared : 0;
+}
+
+/* ---- what can be repeated ---- */
+
+/* Instructions that change nothing but what struct state and the pages hold. */
+static const bool repeatable[TR_OP_COUNT] = {
+    [TR_OP_copy] = true,      [TR_OP_nop] = true,           [TR_OP_wait] = true,
+    [TR_OP_xlat] = true,      [TR_OP_maskmov] = true,       [TR_OP_push] = true,
+    [TR_OP_pop] = true,       [TR_OP_pusha] = true,         [TR_OP_popa] = true,
+    [TR_OP_enter] = true,     [TR_OP_leave] = true,         [TR_OP_pushf] = true,
+    [TR_OP_popf] = true,      [TR_OP_movs] = true,          [TR_OP_stos] = true,
+    [TR_OP_lods] = true,      [TR_OP_scas] = true,          [TR_OP_cmps] = true,
+    [TR_OP_cli] = true,       [TR_OP_sti] = true,           [TR_OP_jcc] = true,
+    [TR_OP_jmp_rel] = true,   [TR_OP_jmp_ind] = true,       [TR_OP_call_rel] = true,
+    [TR_OP_call_ind] = true,  [TR_OP_ret] = true,           [TR_OP_loop] = true,
+    [TR_OP_jcxz] = true,      [TR_OP_aaa] = true,           [TR_OP_aas] = true,
+    [TR_OP_aam] = true,       [TR_OP_aad] = true,           [TR_OP_daa] = true,
+    [TR_OP_das] = true,       [TR_OP_salc] = true,          [TR_OP_movdir64b] = true,
+    [TR_OP_push_sreg] = true, [TR_OP_mov_from_sreg] = true,
+};
+
+/* RDRAND and RDSEED are innocuous, but never the same twice. */
+static bool is_random(const struct tr_insn *insn)
+{
+    return insn->map == 1 && insn->opcode == 0xc7 && insn->mod == 3 &&
+           insn->encoding == TR_ENC_LEGACY;
+}
+
+static bool is_repeatable(const struct tr_insn *insn)
+{
+    return repeatable[insn->op] && !is_random(insn);
+}
+
+/* A branch to the next instruction: taken or not cannot be told from rip. */
+static bool is_ambiguous(const struct tr_insn *insn)
+{
+    return insn->cls == TR_BRANCH && insn->imm == 0 &&
+           (insn->op == TR_OP_jcc || insn->op == TR_OP_loop || insn->op == TR_OP_jcxz);
+}
+
+uint32_t mon_verify_block_limit(struct mon_vcpu *v, uint64_t gpa)
+{
+    const uint8_t *bytes = mon_vm_ram(v, gpa, NULL);
+    size_t room = PAGE_SIZE - (gpa & (PAGE_SIZE - 1)), at = 0;
+    struct tr_insn insn;
+    uint32_t n = 0;
+
+    while (bytes && n < MAX_INSNS && at < room) {
+        if (tr_decode(bytes + at, room - at, TR_MODE_32, &insn) != TR_DECODE_OK)
+            break;
+        if (!is_repeatable(&insn))
+            return n ? n : 1;
+        n++;
+        at += insn.len;
+        if (is_ambiguous(&insn))
+            return n;
+    }
+    return n < MAX_INSNS ? n + 1 : n;
+}
+
+/* ---- plans ---- */
+
+/* The block's bytes as they are in memory now. False: not in RAM. */
+static bool read_bytes(struct mon_vcpu *v, const struct cc_block *b, uint8_t *bytes)
+{
+    const uint8_t *first = mon_vm_ram(v, b->gpa, NULL);
+    unsigned in_page = PAGE_SIZE - (unsigned)(b->gpa & (PAGE_SIZE - 1));
+
+    if (!first)
+        return false;
+    if (b->gpa2 == ~0ull || b->len <= in_page) {
+        memcpy(bytes, first, b->len);
+        return true;
+    }
+    const uint8_t *second = mon_vm_ram(v, b->gpa2, NULL);
+    memcpy(bytes, first, in_page);
+    if (second)
+        memcpy(bytes + in_page, second, b->len - in_page);
+    return second;
+}
+
+static void plan_make(struct plan *plan, const struct cc_block *b)
+{
+    unsigned at = 0;
+
+    plan->ninsns = 0;
+    plan->vector = false;
+    plan->len = b->len;
+    for (unsigned n = 0; n < b->insns && at < b->len; n++) {
+        struct tr_insn *insn = &plan->insn[n];
+        if (tr_decode(plan->bytes + at, b->len - at, TR_MODE_32, insn) != TR_DECODE_OK ||
+            !is_repeatable(insn))
+            break;
+        tr_decode_operands(insn);
+        plan->vector |= insn->touches_vector;
+        plan->at[n] = (uint16_t)at;
+        at += insn->len;
+        plan->at[++plan->ninsns] = (uint16_t)at;
+    }
+}
+
+static const struct plan *plan_for(struct mon_vcpu *v, const struct cc_block *b)
+{
+    const struct cc *cc = &v->vm->cc;
+    uint32_t index = (uint32_t)(b - cc->blocks);
+    struct plan *plan = &v->verify->plans[index % PLANS];
+    uint8_t bytes[MAX_INSNS * 15];
+
+    if (b->insns > MAX_INSNS || !read_bytes(v, b, bytes))
+        return NULL;
+    if (plan->block == index && plan->flushes == cc->flushes && plan->len == b->len &&
+        !memcmp(plan->bytes, bytes, b->len))
+        return plan;
+    plan->block = index;
+    plan->flushes = cc->flushes;
+    memcpy(plan->bytes, bytes, b->len);
+    plan_make(plan, b);
+    return plan;
+}
+
+/* ---- state ---- */
+
+static void state_save(const struct mon_vcpu *v, struct state *s, bool vector)
+{
+    const struct rt_cpu *cpu = v->cpu;
+
+    memcpy(s->gpr, cpu->gpr, sizeof(s->gpr));
+    s->rip = cpu->rip;
+    s->rflags = cpu->rflags;
+    s->x87_pc = v->native->x87_pc;
+    s->x87_ea = v->native->x87_ea;
+    if (vector)
+        memcpy(s->xsave, cpu->xsave, v->verify->xsave_size);
+}
+
+static void state_load(struct mon_vcpu *v, const struct state *s, bool vector)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    memcpy(cpu->gpr, s->gpr, sizeof(s->gpr));
+    cpu->rip = s->rip;
+    cpu->rflags = s->rflags;
+    v->native->x87_pc = s->x87_pc;
+    v->native->x87_ea = s->x87_ea;
+    if (vector)
+        memcpy(cpu->xsave, s->xsave, v->verify->xsave_size);
+}
+
+/* ---- memory ---- */
+
+/* Not memcpy: the guest's vector registers may be live. */
+static void copy_page(uint8_t *to, const uint8_t *from)
+{
+    uint64_t n = PAGE_SIZE / 8;
+    __asm__ volatile("rep movsq" : "+D"(to), "+S"(from), "+c"(n) : : "memory");
+}
+
+void mon_verify_touch(const struct mon_vcpu *v, uint64_t gpa, uint8_t *host)
+{
+    struct mon_verify *y = v->verify;
+    uint8_t *start = host - (gpa & (PAGE_SIZE - 1));
+
+    if (y->phase != TRIAL)
+        return;
+    for (unsigned i = y->npages; i-- > 0;) {
+        if (y->pages[i].host == start)
+            return;
+    }
+    RT_ASSERT(y->npages < PAGES);
+    struct page *page = &y->pages[y->npages++];
+    page->gpa = gpa & ~(uint64_t)(PAGE_SIZE - 1);
+    page->host = start;
+    copy_page(page->before, start);
+}
+
+bool mon_verify_wrote(const struct mon_vcpu *v, bool code)
+{
+    if (v->verify->phase != TRIAL)
+        return false;
+    v->verify->wrote_code |= code;
+    return true;
+}
+
+bool mon_verify_mark(const struct mon_vcpu *v, uint64_t gpa, uint64_t bits)
+{
+    struct mon_verify *y = v->verify;
+
+    if (y->phase == RUN && y->nmarks < MARKS) {
+        y->mark[y->nmarks].gpa = gpa;
+        y->mark[y->nmarks++].bits = bits;
+    }
+    return y->phase == TRIAL;
+}
+
+/* Only what differs is written: nothing else may seem to change for other threads. */
+static void page_put(struct page *page, const uint8_t *bytes)
+{
+    for (unsigned at = 0; at < PAGE_SIZE; at += 64) {
+        if (memcmp(page->host + at, bytes + at, 64))
+            memcpy(page->host + at, bytes + at, 64);
+    }
+}
+
+static void pages_undo(struct mon_verify *y)
+{
+    for (unsigned i = y->npages; i-- > 0;) {
+        memcpy(y->pages[i].after, y->pages[i].host, PAGE_SIZE);
+        page_put(&y->pages[i], y->pages[i].before);
+    }
+}
+
+/* Accessed and dirty bits that the run has set are as good as the trial's. */
+static void take_marks(struct mon_verify *y)
+{
+    for (unsigned n = 0; n < y->nmarks; n++) {
+        for (unsigned i = 0; i < y->npages; i++) {
+            struct page *page = &y->pages[i];
+            uint64_t at = y->mark[n].gpa - page->gpa;
+            if (at < PAGE_SIZE)
+                page->after[at] |= (uint8_t)(page->host[at] & y->mark[n].bits);
+        }
+    }
+}
+
+/* ---- the trial ---- */
+
+/* An upper bound of the pages that an instruction writes. */
+static uint64_t pages_of(const struct mon_vcpu *v, const struct tr_insn *insn)
+{
+    if (insn->cls == TR_STRING && insn->rep)
+        return (uint64_t)(uint32_t)v->cpu->gpr[RT_CX] * (insn->opsize / 8) / PAGE_SIZE + 3;
+    return insn->vsib ? 33 : 3;
+}
+
+static enum mon_rc execute(struct mon_vcpu *v, const struct tr_insn *insn)
+{
+    uint64_t rip = v->cpu->rip;
+    enum mon_rc rc;
+
+    do {
+        rc = mon_execute(v, insn);
+    } while (rc == MON_OK && insn->rep && v->cpu->rip == rip && !v->verify->wrote_code);
+    return rc;
+}
+
+static enum ending run_trial(struct mon_vcpu *v, unsigned limit)
+{
+    struct mon_verify *y = v->verify;
+    const struct plan *plan = y->plan;
+    uint64_t pc = v->cpu->rip;
+    enum mon_rc rc;
+
+    for (y->done = 0; y->done < limit; y->done++) {
+        const struct tr_insn *insn = &plan->insn[y->done];
+        if (pages_of(v, insn) > PAGES - y->npages)
+            return TOO_MUCH;
+        rc = execute(v, insn);
+        if (y->wrote_code)
+            return AT_CODE;
+        if (rc == MON_FAULT)
+            y->exc = v->exc;
+        if (rc != MON_OK)
+            return rc == MON_FAULT ? AT_FAULT : AT_EXIT;
+        if (v->cpu->rip != (uint32_t)(pc + plan->at[y->done + 1])) {
+            y->done++;
+            return AT_END;
+        }
+    }
+    return limit == verify_block(v)->insns ? AT_END : AT_LIMIT;
+}
+
+/* Executes up to limit instructions, keeps what came out, and undoes it: from the state before the
+ * block to the state before the block. */
+static void trial(struct mon_vcpu *v, unsigned limit)
+{
+    struct mon_verify *y = v->verify;
+    bool vector = y->plan->vector, shadow = v->shadow, shadow_ss = v->shadow_ss;
+    bool mode_changed = v->mode_changed, space_changed = v->space_changed;
+    uint64_t refused = v->callouts[TR_OP_refused];
+
+    y->wrote_code = false;
+    y->phase = TRIAL;
+    y->ending = run_trial(v, limit);
+    y->phase = IDLE;
+    rt_fpu_park(v->cpu);
+    state_save(v, &y->trial, vector);
+    pages_undo(y);
+    state_load(v, &y->before, vector);
+    v->shadow = shadow;
+    v->shadow_ss = shadow_ss;
+    v->mode_changed = mode_changed;
+    v->space_changed = space_changed;
+    v->callouts[TR_OP_refused] = refused;
+    v->replay.done = v->replay.cursor = 0;
+    if (y->ending == AT_CODE) { /* what it wrote before it came to the code has to go too */
+        unsigned done = y->done;
+        trial(v, done);
+        y->ending = AT_CODE;
+    }
+}
+
+/* ---- entering ---- */
+
+/* The block that the jump table has for rip. */
+static const struct cc_block *block_at(const struct mon_vcpu *v)
+{
+    void *const *table = v->table;
+    const struct cc *cc = &v->vm->cc;
+    const uint8_t *hpc = table[v->cpu->rip & (CC_TABLE_ENTRIES - 1)];
+    const struct cc_block *b = hpc == cc->miss_stub ? NULL : cc_find(cc, hpc);
+
+    return b && b->valid && b->pc == v->cpu->rip ? b : NULL;
+}
+
+/* Whether this run of b is to be compared. */
+static bool is_due(struct mon_vcpu *v, const struct cc_block *b)
+{
+    struct mon_verify *y = v->verify;
+    const struct cc *cc = &v->vm->cc;
+
+    if (y->flushes != cc->flushes) {
+        rt_os_discard(y->runs, COUNTERS * sizeof(*y->runs));
+        y->flushes = cc->flushes;
+    }
+    uint32_t n = y->runs[(b - cc->blocks) % COUNTERS]++;
+    return n < FIRST || n % EVERY == 0;
+}
+
+static void arm(struct mon_vcpu *v, const struct cc_block *b)
+{
+    struct mon_verify *y = v->verify;
+
+    rt_fpu_park(v->cpu); /* copies below use vector registers */
+    y->plan = plan_for(v, b);
+    if (!y->plan || !y->plan->ninsns) {
+        y->skipped++;
+        return;
+    }
+    y->npages = 0;
+    state_save(v, &y->before, y->plan->vector);
+    trial(v, y->plan->ninsns);
+    y->armed = true;
+    y->nmarks = 0;
+    y->phase = RUN;
+}
+
+void *mon_verify_begin(struct mon_vcpu *v)
+{
+    struct mon_verify *y = v->verify;
+    const struct cc_block *b = block_at(v);
+
+    y->armed = false;
+    if (v->key & TR_K_LONG)
+        return v->table;
+    if (!b)
+        return v->vm->cc.miss_table;
+    if (is_due(v, b))
+        arm(v, b);
+    v->cpu->exit_arg = (uint64_t)(v->vm->cc.rx + b->host);
+    y->cell = v->vm->verify_thunk;
+    return (void **)&y->cell - (v->cpu->rip & (CC_TABLE_ENTRIES - 1));
+}
+
+/* ---- comparing ---- */
+
+static enum mon_rc differs(struct mon_vcpu *v, const char *what)
+{
+    struct mon_verify *y = v->verify;
+    const struct cc_block *b = verify_block(v);
+
+    snprintf(v->run.fail.reason, sizeof(v->run.fail.reason),
+             "verify: translated code and the slow path differ in %s: block at %08llx (physical "
+             "%llx), %u instructions, after %u of them",
+             what, (unsigned long long)b->pc, (unsigned long long)b->gpa, b->insns, y->done);
+    verify_say(v, "%s", v->run.fail.reason);
+    verify_report(v);
+    v->run.exit_reason = NOVT_EXIT_INTERNAL;
+    return MON_EXIT;
+}
+
+/* Flags in dead are about to be overwritten. */
+static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
+{
+    struct mon_verify *y = v->verify;
+    const struct page *page;
+    char text[64];
+    unsigned at;
+
+    y->compared++;
+    const char *what = verify_registers(&y->trial, &y->run, dead);
+    if (!what && y->plan->vector)
+        what = verify_vectors(v, y->trial.xsave, y->run.xsave);
+    if (what)
+        return differs(v, what);
+    take_marks(y);
+    page = verify_memory(y, &at);
+    if (!page)
+        return MON_OK;
+    snprintf(text, sizeof(text), "memory at physical %llx", (unsigned long long)page->gpa + at);
+    return differs(v, text);
+}
+
+/* ---- leaving ---- */
+
+static enum mon_rc skip(struct mon_verify *y)
+{
+    y->skipped++;
+    return MON_OK;
+}
+
+/* How many instructions lie before rip in the block; -1 when it is not at one of them. */
+static int instructions_before(const struct mon_verify *y, uint64_t rip)
+{
+    for (unsigned n = 0; n <= y->plan->ninsns; n++) {
+        if ((uint32_t)(y->before.rip + y->plan->at[n]) == rip)
+            return (int)n;
+    }
+    return -1;
+}
+
+/* The trial again, up to where translated code stopped. */
+static void trial_again(struct mon_vcpu *v, unsigned limit)
+{
+    struct mon_verify *y = v->verify;
+
+    for (unsigned i = 0; i < y->npages; i++) {
+        memcpy(y->pages[i].run, y->pages[i].host, PAGE_SIZE);
+        page_put(&y->pages[i], y->pages[i].before);
+    }
+    state_load(v, &y->before, y->plan->vector);
+    trial(v, limit);
+    state_load(v, &y->run, y->plan->vector);
+    for (unsigned i = 0; i < y->npages; i++)
+        page_put(&y->pages[i], y->pages[i].run);
+}
+
+static bool same_exception(const struct mon_exception *a, const struct mon_exception *b)
+{
+    return a->vector == b->vector && a->has_error == b->has_error && a->error == b->error &&
+           (a->vector != MON_PF || a->cr2 == b->cr2);
+}
+
+/* Translated code went to the end of its block. */
+static enum mon_rc check_end(struct mon_vcpu *v)
+{
+    switch (v->verify->ending) {
+    case AT_END:
+        return compare(v, 0);
+    case AT_FAULT:
+        return differs(v, "an exception, which only the slow path raises");
+    case AT_EXIT:
+        return differs(v, "an access outside RAM, which only the slow path makes");
+    case AT_CODE:
+        return differs(v, "a store into translated code, which was let through");
+    default:
+        return skip(v->verify);
+    }
+}
+
+/* It stopped before an instruction. */
+static enum mon_rc check_stop(struct mon_vcpu *v, enum rt_exit reason)
+{
+    struct mon_verify *y = v->verify;
+    bool raised = reason == RT_EXIT_FAULT && v->after_fault == AFTER_EXCEPTION;
+    struct mon_exception exc = v->exc;
+    int before = instructions_before(y, v->cpu->rip);
+
+    if (before < 0)
+        return differs(v, "EIP");
+    if (raised && (unsigned)before < y->done)
+        return differs(v, "an exception, which only translated code raises");
+    if ((unsigned)before < y->done) {
+        trial_again(v, (unsigned)before);
+        v->exc = exc;
+    } else if ((unsigned)before > y->done) {
+        return y->ending == TOO_MUCH ? skip(y) : check_end(v);
+    } else if (raised && (y->ending != AT_FAULT || !same_exception(&y->exc, &exc))) {
+        return differs(v, "the exception that they raise");
+    }
+    if ((unsigned)before == y->plan->ninsns)
+        return compare(v, 0);
+    const struct tr_insn *next = &y->plan->insn[before];
+    /* In the middle of a string instruction only exceptions leave them at the same element. */
+    if (next->cls == TR_STRING && next->rep && !raised)
+        return skip(y);
+    /* POPF looks at the new flags before it knows that it is for the monitor; it loads all. */
+    return compare(v, reason == RT_EXIT_CALLOUT && next->op == TR_OP_popf ? RT_ARITH : 0);
+}
+
+enum mon_rc mon_verify_end(struct mon_vcpu *v, enum rt_exit reason)
+{
+    struct mon_verify *y = v->verify;
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->jump_table = v->table;
+    y->phase = IDLE;
+    if (!y->armed)
+        return MON_OK;
+    y->armed = false;
+    rt_fpu_park(cpu);
+    state_save(v, &y->run, y->plan->vector);
+    if (reason == RT_EXIT_FAULT && v->after_fault == AFTER_NOTHING)
+        return skip(y); /* a kick, in a string instruction */
+    if (v->kicked && reason == RT_EXIT_INDIRECT && cpu->rip == y->before.rip)
+        return skip(y); /* a kick, before the block */
+    if (reason == RT_EXIT_FAULT || reason == RT_EXIT_CALLOUT || reason == RT_EXIT_PENDING)
+        return check_stop(v, reason);
+    return check_end(v);
+}
