@@ -293,6 +293,10 @@ static void take_register(struct tr_insn *insn, const ZydisDecodedOperand *o)
         insn->regs_written |= bit;
     if (register_is_vector(o->reg.value))
         insn->touches_vector = true;
+    if (o->reg.value >= ZYDIS_REGISTER_AH && o->reg.value <= ZYDIS_REGISTER_BH) {
+        insn->high_byte = true;
+        return;
+    }
     if (!bit)
         return;
     switch (o->encoding) {

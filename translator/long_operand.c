@@ -514,16 +514,6 @@ static void forget_written(struct tr_block *t, const struct tr_insn *insn)
         t->delta_of = -1;
 }
 
-static bool has_high_byte(const struct tr_insn *insn)
-{
-    if (insn->encoding != TR_ENC_LEGACY || insn->rex || !(insn->gpr_fields & TR_FIELD_REG))
-        return false;
-    bool byte = insn->map == 0   ? insn->opsize == 8 && insn->opcode < 0xc0
-                : insn->map == 1 ? insn->opcode == 0xb0 || insn->opcode == 0xc0
-                                 : insn->map == 2 && insn->opcode == 0xf0; /* CRC32's is in rm */
-    return byte && (insn->reg & 7) >= 4;
-}
-
 static bool copy_lea(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
@@ -629,7 +619,7 @@ bool l_copy(struct tr_block *t, unsigned i)
     if (copy_rsp_add(t, i))
         return true;
     if (insn->has_mem) {
-        if (has_high_byte(insn) || !l_operand(t, i, &o))
+        if (insn->high_byte || !l_operand(t, i, &o))
             return false;
         f.mem = &o;
         s.taken = 1u << o.base | (o.has_index ? 1u << o.index : 0);

@@ -81,6 +81,7 @@ struct tr_insn {
     uint16_t mem_size;   /* bytes accessed at the ModRM operand, 0 if none */
     bool mem_read, mem_write;
     uint8_t gpr_fields;  /* enum tr_gpr_field: encoding fields that name general registers */
+    bool high_byte;      /* names AH, CH, DH or BH: takes no REX prefix; not in gpr_fields */
     bool touches_vector; /* x87, MMX, SSE, AVX, AVX-512 or opmask state */
 };
 

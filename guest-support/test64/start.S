@@ -168,7 +168,7 @@ start_gdt_pointer:
 
 /* P, W, and U where CPL 3 may come; 2 MiB pages 2 and 3 are .snip and .user. */
         .balign 4096
-        .globl  pml4
+        .globl  pml4, directory
 pml4:
         .set    index, 0
         .rept   512

@@ -17,7 +17,7 @@ struct out {
 
 static void byte1(struct out *o, unsigned b)
 {
-    *o->p++ = (uint8_t) b;
+    *o->p++ = (uint8_t)b;
 }
 static void word4(struct out *o, uint32_t v)
 {
@@ -34,7 +34,7 @@ static void absolute(struct out *o, const char *opcode, unsigned n, unsigned reg
 }
 static uint32_t here(const struct out *o)
 {
-    return CODE + (uint32_t) (o->p - o->start);
+    return CODE + (uint32_t)(o->p - o->start);
 }
 
 int host_vector_level(void)
@@ -53,13 +53,13 @@ static void put_vectors(struct out *o, uint32_t image, bool load)
     absolute(o, "\x0f\xae", 2, load, image + offsetof(struct image, fx));
     for (unsigned i = 0; i < 8 && level == 1; i++) /* vmovdqu ymm */
         absolute(o, load ? "\xc5\xfe\x6f" : "\xc5\xfe\x7f", 3, i,
-                 image + (uint32_t) offsetof(struct image, vector[i]));
+                 image + (uint32_t)offsetof(struct image, vector[i]));
     for (unsigned i = 0; i < 8 && level == 2; i++) {
         /* vmovdqu64 zmm; kmovq */
         absolute(o, load ? "\x62\xf1\xfe\x48\x6f" : "\x62\xf1\xfe\x48\x7f", 5, i,
-                 image + (uint32_t) offsetof(struct image, vector[i]));
+                 image + (uint32_t)offsetof(struct image, vector[i]));
         absolute(o, load ? "\xc4\xe1\xf8\x90" : "\xc4\xe1\xf8\x91", 4, i,
-                 image + (uint32_t) offsetof(struct image, mask[i]));
+                 image + (uint32_t)offsetof(struct image, mask[i]));
     }
 }
 
@@ -85,7 +85,7 @@ static void put_epilogue(struct out *o, uint32_t record, bool vector)
         absolute(o, "\x89", 1, i, out + i * 4);
     byte1(o, 0xbc);
     word4(o, IO_STACK);
-    byte1(o, 0x9c);                                             /* pushf */
+    byte1(o, 0x9c);                                                  /* pushf */
     absolute(o, "\x8f", 1, 0, out + offsetof(struct image, eflags)); /* pop */
     byte1(o, 0x68);
     word4(o, 0x202);
@@ -134,5 +134,5 @@ size_t blob_emit(const struct sequence *s, unsigned n, uint8_t *code, struct rec
         put_epilogue(&o, record_address(i), s[i].vector);
     }
     absolute(&o, "\xff", 1, 4, IO_EXIT);
-    return (size_t) (o.p - o.start);
+    return (size_t)(o.p - o.start);
 }

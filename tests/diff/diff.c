@@ -3,16 +3,16 @@
  *   diff [--count N] [--seed S] [--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret]
  *        [--no-chain] [--verbose]
  *
- * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that the
- * later rounds run linked blocks. After each round registers, flags, vector state, fault records and
- * the arena must be equal, bit for bit; only the x87 instruction and data pointers are not compared,
- * nor error codes and CR2 where the vector has none.
+ * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that
+ * the later rounds run linked blocks. After each round registers, flags, vector state, fault
+ * records and the arena must be equal, bit for bit; only the x87 instruction and data pointers are
+ * not compared, nor error codes and CR2 where the vector has none.
  *
  * A batch that differs is run again one sequence at a time; the first one that differs is shrunk by
  * dropping instructions and printed with the command that reruns it. */
+#include "tests/diff/diff.h"
 #include "include/novt.h"
 #include "runtime/vcpu.h"
-#include "tests/diff/diff.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -31,7 +31,8 @@ struct options {
     struct guest_options guest;
 };
 
-static struct options options = {.count = 20000, .seed = 1, .max = FAILURES_MAX, .guest = {.code_cache = 16 << 20}};
+static struct options options = {
+    .count = 20000, .seed = 1, .max = FAILURES_MAX, .guest = {.code_cache = 16 << 20}};
 static int memfd;
 static struct side native, guest;
 static uint8_t *code; /* CODE's bytes, shared with both sides */
@@ -117,19 +118,19 @@ static bool slow_path(const struct record *a, const struct tr_insn *insn)
 
 static bool wraps(const struct tr_insn *insn, const uint32_t *gpr)
 {
-    uint64_t ea = (uint32_t) insn->disp;
+    uint64_t ea = (uint32_t)insn->disp;
 
     if (insn->cls == TR_STRING)
         ea = gpr[RT_SI];
     if (insn->base >= 0)
         ea += gpr[insn->base];
     if (insn->index >= 0)
-        ea += (uint64_t) gpr[insn->index] * insn->scale;
-    return (uint32_t) ea > 0xffffffffu - 64;
+        ea += (uint64_t)gpr[insn->index] * insn->scale;
+    return (uint32_t)ea > 0xffffffffu - 64;
 }
 
-/* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have stored
- * something, or nothing, when they fault. */
+/* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have
+ * stored something, or nothing, when they fault. */
 static bool is_gap(const struct record *a, const struct tr_insn *insn)
 {
     if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter)
@@ -176,7 +177,8 @@ static bool gprs_equal(const struct image *a, const struct image *b, struct scop
 }
 
 /* FOP, FIP, FCS, FDP and FDS are not compared. */
-static bool vectors_equal(const struct image *a, const struct image *b, struct scope scope, bool say)
+static bool vectors_equal(const struct image *a, const struct image *b, struct scope scope,
+                          bool say)
 {
     int level = host_vector_level();
     bool equal = bytes_equal("control", -1, a->fx, b->fx, 2, say);
@@ -190,16 +192,16 @@ static bool vectors_equal(const struct image *a, const struct image *b, struct s
     for (unsigned i = 0; i < 8; i++) {
         unsigned st = 32 + 16 * i, xmm = 160 + 16 * i;
         if (scope.x87)
-            equal &= bytes_equal("st", (int) i, a->fx + st, b->fx + st, 10, say);
+            equal &= bytes_equal("st", (int)i, a->fx + st, b->fx + st, 10, say);
         if (!scope.vectors)
             continue;
-        equal &= bytes_equal("xmm", (int) i, a->fx + xmm, b->fx + xmm, 16, say);
+        equal &= bytes_equal("xmm", (int)i, a->fx + xmm, b->fx + xmm, 16, say);
         if (level)
-            equal &= bytes_equal("zmm", (int) i, a->vector[i], b->vector[i], level == 2 ? 64 : 32,
-                                 say);
+            equal &=
+                bytes_equal("zmm", (int)i, a->vector[i], b->vector[i], level == 2 ? 64 : 32, say);
         if (level == 2)
-            equal &= bytes_equal("k", (int) i, (const uint8_t *) &a->mask[i],
-                                 (const uint8_t *) &b->mask[i], 8, say);
+            equal &= bytes_equal("k", (int)i, (const uint8_t *)&a->mask[i],
+                                 (const uint8_t *)&b->mask[i], 8, say);
     }
     return equal;
 }
@@ -224,7 +226,8 @@ static bool faults_equal(const struct record *a, const struct record *b, struct 
 static bool records_equal(const struct record *a, const struct record *b, bool vector, bool say)
 {
     struct scope scope = scope_of(a);
-    bool fault = faults_equal(a, b, scope), equal = gprs_equal(&a->out, &b->out, scope, say) && fault;
+    bool fault = faults_equal(a, b, scope),
+         equal = gprs_equal(&a->out, &b->out, scope, say) && fault;
 
     if (vector)
         equal &= vectors_equal(&a->out, &b->out, scope, say);
@@ -340,15 +343,16 @@ static void print_start(const struct state *start)
 {
     const struct image *in = &start->record.in;
 
-    printf("  with eax %08x ecx %08x edx %08x ebx %08x esp %08x ebp %08x esi %08x edi %08x eflags %x\n",
+    printf("  with eax %08x ecx %08x edx %08x ebx %08x esp %08x ebp %08x esi %08x edi %08x eflags "
+           "%x\n",
            in->gpr[0], in->gpr[1], in->gpr[2], in->gpr[3], in->gpr[4], in->gpr[5], in->gpr[6],
            in->gpr[7], in->eflags);
 }
 
 static void print_rerun(uint64_t batch)
 {
-    printf("  rerun: diff --seed %llu --batch %llu%s%s\n", (unsigned long long) options.seed,
-           (unsigned long long) batch, options.guest.flags & NOVT_F_INTERPRET ? " --interpret" : "",
+    printf("  rerun: diff --seed %llu --batch %llu%s%s\n", (unsigned long long)options.seed,
+           (unsigned long long)batch, options.guest.flags & NOVT_F_INTERPRET ? " --interpret" : "",
            options.guest.flags & NOVT_F_NO_CHAIN ? " --no-chain" : "");
 }
 
@@ -360,8 +364,8 @@ static void report(const struct sequence *s, const struct state *start, uint64_t
     uint32_t pc;
 
     shrink(&small, start);
-    printf("FAIL seed %llu, batch %llu, sequence %u:\n", (unsigned long long) options.seed,
-           (unsigned long long) batch, index);
+    printf("FAIL seed %llu, batch %llu, sequence %u:\n", (unsigned long long)options.seed,
+           (unsigned long long)batch, index);
     blob_emit(&small, 1, code, &record, &pc);
     sequence_print(&small, pc);
     print_start(start);
@@ -417,14 +421,15 @@ static void find_culprit(uint64_t number)
         memcpy(state.arena, native.arena, ARENA_SIZE);
     }
     printf("FAIL seed %llu, batch %llu: differs, but no sequence does alone\n",
-           (unsigned long long) options.seed, (unsigned long long) number);
+           (unsigned long long)options.seed, (unsigned long long)number);
     print_rerun(number);
 }
 
 static void say_differences(void)
 {
     for (unsigned i = 0; i < batch.n; i++) {
-        if (!records_equal(&native.records[i], &guest.records[i], batch.sequence[i].vector, false)) {
+        if (!records_equal(&native.records[i], &guest.records[i], batch.sequence[i].vector,
+                           false)) {
             printf("sequence %u of the batch differs first:\n", i);
             records_equal(&native.records[i], &guest.records[i], batch.sequence[i].vector, true);
             break;
@@ -452,7 +457,7 @@ static void run_batch(uint64_t number, unsigned n)
     make_batch(&r, n);
     len = blob_emit(batch.sequence, n, code, batch.record, pc);
     if (!len) {
-        printf("batch %llu does not fit\n", (unsigned long long) number);
+        printf("batch %llu does not fit\n", (unsigned long long)number);
         exit(2);
     }
     guest_code_written(len);
@@ -540,7 +545,7 @@ static void take_options(int argc, char **argv)
         } else if (!strcmp(arg, "--max")) {
             options.max = number_after(&i, argc, argv);
         } else if (!strcmp(arg, "--kicks")) {
-            options.guest.kicks = (uint32_t) number_after(&i, argc, argv);
+            options.guest.kicks = (uint32_t)number_after(&i, argc, argv);
         } else if (!strcmp(arg, "--cache")) {
             options.guest.code_cache = number_after(&i, argc, argv) << 10;
         } else if (!strcmp(arg, "--interpret")) {
@@ -559,26 +564,25 @@ static void take_options(int argc, char **argv)
 
 static void summary(double seconds)
 {
-    printf("%.1f s, %llu runs ended in a fault:", seconds, (unsigned long long) faults);
+    printf("%.1f s, %llu runs ended in a fault:", seconds, (unsigned long long)faults);
     for (unsigned i = 0; i < 256; i++) {
         if (fault_counts[i])
             printf(" #%u %u", i, fault_counts[i]);
     }
     printf("\n%llu batches cut short by a known gap, %llu by a wild store\n",
-           (unsigned long long) gaps, (unsigned long long) broken);
+           (unsigned long long)gaps, (unsigned long long)broken);
     if (broken > 2 + passed / BATCH_MAX / 200) {
         printf("too many wild stores\n");
         failed++;
     }
-    printf("%llu passed, %llu failed\n", (unsigned long long) passed,
-           (unsigned long long) failed);
+    printf("%llu passed, %llu failed\n", (unsigned long long)passed, (unsigned long long)failed);
 }
 
 static double now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double) ts.tv_sec + (double) ts.tv_nsec / 1e9;
+    return (double)ts.tv_sec + (double)ts.tv_nsec / 1e9;
 }
 
 int main(int argc, char **argv)
@@ -602,7 +606,7 @@ int main(int argc, char **argv)
     for (uint64_t b = 0; !options.one_batch && b * BATCH_MAX < options.count; b++) {
         run_batch(b, BATCH_MAX);
         if (failed >= options.max) {
-            printf("stopping after %llu failures\n", (unsigned long long) failed);
+            printf("stopping after %llu failures\n", (unsigned long long)failed);
             break;
         }
     }

@@ -22,7 +22,7 @@ struct image {
     uint32_t gpr[8]; /* eax ecx edx ebx esp ebp esi edi */
     uint32_t eflags;
     uint32_t pad[7];
-    uint8_t fx[512];     /* FXSAVE */
+    uint8_t fx[512];       /* FXSAVE */
     uint8_t vector[8][64]; /* the low 8 registers, as wide as the CPU has them */
     uint64_t mask[8];
 };
@@ -42,7 +42,7 @@ _Static_assert(sizeof(struct record) * BATCH_MAX + 0x1000 <= IO_SIZE, "layout.h"
 
 static inline uint32_t record_address(unsigned i)
 {
-    return IO_RECORDS + i * (uint32_t) sizeof(struct record);
+    return IO_RECORDS + i * (uint32_t)sizeof(struct record);
 }
 
 /* ---- sequences ---- */
@@ -68,7 +68,7 @@ void random_seed(struct random *r, uint64_t seed, uint64_t stream);
 uint64_t random_64(struct random *r);
 static inline uint32_t random_below(struct random *r, uint32_t n)
 {
-    return (uint32_t) ((random_64(r) >> 32) * n >> 32);
+    return (uint32_t)((random_64(r) >> 32) * n >> 32);
 }
 static inline bool one_in(struct random *r, uint32_t n)
 {
@@ -96,8 +96,8 @@ int host_vector_level(void);
 /* ---- the two sides ---- */
 
 struct side {
-    uint8_t *arena;          /* ARENA_SIZE */
-    struct record *records;  /* BATCH_MAX */
+    uint8_t *arena;         /* ARENA_SIZE */
+    struct record *records; /* BATCH_MAX */
 };
 
 /* Forks the child. 0, or -1 when this host cannot run 32-bit code (the reason is printed). The
@@ -109,9 +109,9 @@ bool native_end(void);
 void native_stop(void);
 
 struct guest_options {
-    uint64_t flags;        /* enum novt_flags */
-    uint64_t code_cache;   /* bytes */
-    uint32_t kicks;        /* a second, from another thread */
+    uint64_t flags;      /* enum novt_flags */
+    uint64_t code_cache; /* bytes */
+    uint32_t kicks;      /* a second, from another thread */
 };
 int guest_start(int memfd, const struct guest_options *options, struct side *side);
 /* The code was changed. */

@@ -1,10 +1,10 @@
 /* generate.c - random sequences of unprivileged 32-bit instructions.
  *
- * A form is an encoding (legacy, VEX or EVEX), an opcode map, a mandatory prefix, an opcode, W, L, and
- * whether ModRM names memory. generate_forms() tries them all and keeps those that the decoder takes
- * and the policy table calls innocuous, or sensitive with a result that is the same everywhere
- * (PUSHF, CLI: #GP, AAM, ...). Everything else in an instruction is random; what does not decode is
- * thrown away.
+ * A form is an encoding (legacy, VEX or EVEX), an opcode map, a mandatory prefix, an opcode, W, L,
+ * and whether ModRM names memory. generate_forms() tries them all and keeps those that the decoder
+ * takes and the policy table calls innocuous, or sensitive with a result that is the same
+ * everywhere (PUSHF, CLI: #GP, AAM, ...). Everything else in an instruction is random; what does
+ * not decode is thrown away.
  *
  * Not generated: what differs by nature (RDTSC, CPUID, SGDT, FXSAVE's pointers), what reaches the
  * host (INT n, SYSENTER), what depends on descriptor tables (LAR, far branches, segment loads).
@@ -64,14 +64,14 @@ uint64_t random_64(struct random *r)
 
 static uint32_t random_32(struct random *r)
 {
-    return (uint32_t) (random_64(r) >> 32);
+    return (uint32_t)(random_64(r) >> 32);
 }
 
 static uint32_t interesting(struct random *r)
 {
-    static const uint32_t values[] = {0,      1,      2,          0x7f,       0x80,       0xff,
-                                      0x7fff, 0x8000, 0xffff,     0x7fffffff, 0x80000000, 0xffffffff,
-                                      31,     32,     0x10000000, 0xfffffffe};
+    static const uint32_t values[] = {
+        0,      1,          2,          0x7f,       0x80, 0xff, 0x7fff,     0x8000,
+        0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 31,   32,   0x10000000, 0xfffffffe};
     switch (random_below(r, 4)) {
     case 0:
         return values[random_below(r, sizeof(values) / sizeof(values[0]))];
@@ -86,8 +86,8 @@ static uint32_t interesting(struct random *r)
 
 static uint32_t arena_pointer(struct random *r)
 {
-    uint32_t at = one_in(r, 40) ? random_below(r, ARENA_SIZE)
-                                : 0x2000 + random_below(r, ARENA_SIZE - 0x4000);
+    uint32_t at =
+        one_in(r, 40) ? random_below(r, ARENA_SIZE) : 0x2000 + random_below(r, ARENA_SIZE - 0x4000);
     unsigned align = random_below(r, 4);
     return ARENA + (align == 0 ? at : at & (align == 1 ? ~3u : ~63u));
 }
@@ -97,18 +97,62 @@ static uint32_t arena_pointer(struct random *r)
 static bool op_allowed(const struct tr_insn *insn)
 {
     switch (insn->op) {
-    case TR_OP_copy: case TR_OP_nop: case TR_OP_push: case TR_OP_pop: case TR_OP_pusha:
-    case TR_OP_popa: case TR_OP_enter: case TR_OP_leave: case TR_OP_pushf: case TR_OP_popf:
-    case TR_OP_movs: case TR_OP_stos: case TR_OP_lods: case TR_OP_scas: case TR_OP_cmps:
-    case TR_OP_ins: case TR_OP_outs: case TR_OP_xlat: case TR_OP_maskmov: case TR_OP_aaa:
-    case TR_OP_aas: case TR_OP_aam: case TR_OP_aad: case TR_OP_daa: case TR_OP_das:
-    case TR_OP_salc: case TR_OP_bound: case TR_OP_arpl: case TR_OP_into: case TR_OP_mov_from_sreg:
-    case TR_OP_push_sreg: case TR_OP_int3: case TR_OP_cli: case TR_OP_sti: case TR_OP_hlt:
-    case TR_OP_clac: case TR_OP_stac: case TR_OP_mov_to_cr: case TR_OP_mov_from_cr:
-    case TR_OP_mov_to_dr: case TR_OP_mov_from_dr: case TR_OP_lmsw: case TR_OP_clts:
-    case TR_OP_invlpg: case TR_OP_invd: case TR_OP_wbinvd: case TR_OP_rdmsr: case TR_OP_wrmsr:
-    case TR_OP_in: case TR_OP_out: case TR_OP_fldenv: case TR_OP_frstor: case TR_OP_fxrstor:
-    case TR_OP_wait: case TR_OP_movdir64b: case TR_OP_ud:
+    case TR_OP_copy:
+    case TR_OP_nop:
+    case TR_OP_push:
+    case TR_OP_pop:
+    case TR_OP_pusha:
+    case TR_OP_popa:
+    case TR_OP_enter:
+    case TR_OP_leave:
+    case TR_OP_pushf:
+    case TR_OP_popf:
+    case TR_OP_movs:
+    case TR_OP_stos:
+    case TR_OP_lods:
+    case TR_OP_scas:
+    case TR_OP_cmps:
+    case TR_OP_ins:
+    case TR_OP_outs:
+    case TR_OP_xlat:
+    case TR_OP_maskmov:
+    case TR_OP_aaa:
+    case TR_OP_aas:
+    case TR_OP_aam:
+    case TR_OP_aad:
+    case TR_OP_daa:
+    case TR_OP_das:
+    case TR_OP_salc:
+    case TR_OP_bound:
+    case TR_OP_arpl:
+    case TR_OP_into:
+    case TR_OP_mov_from_sreg:
+    case TR_OP_push_sreg:
+    case TR_OP_int3:
+    case TR_OP_cli:
+    case TR_OP_sti:
+    case TR_OP_hlt:
+    case TR_OP_clac:
+    case TR_OP_stac:
+    case TR_OP_mov_to_cr:
+    case TR_OP_mov_from_cr:
+    case TR_OP_mov_to_dr:
+    case TR_OP_mov_from_dr:
+    case TR_OP_lmsw:
+    case TR_OP_clts:
+    case TR_OP_invlpg:
+    case TR_OP_invd:
+    case TR_OP_wbinvd:
+    case TR_OP_rdmsr:
+    case TR_OP_wrmsr:
+    case TR_OP_in:
+    case TR_OP_out:
+    case TR_OP_fldenv:
+    case TR_OP_frstor:
+    case TR_OP_fxrstor:
+    case TR_OP_wait:
+    case TR_OP_movdir64b:
+    case TR_OP_ud:
         break;
     default:
         return false;
@@ -207,43 +251,43 @@ static uint8_t *put_memory(struct random *r, uint8_t *p, unsigned reg)
 
     if (kind < 9) { /* disp(base) */
         bool disp8 = one_in(r, 2);
-        *p++ = (uint8_t) ((disp8 ? 0x40 : 0x80) | reg << 3 | base);
+        *p++ = (uint8_t)((disp8 ? 0x40 : 0x80) | reg << 3 | base);
         if (base == RT_SP)
             *p++ = 0x24;
         if (disp8)
-            *p++ = (uint8_t) random_32(r);
+            *p++ = (uint8_t)random_32(r);
         else
             p = put32(p, small_offset(r));
         return p;
     }
     if (kind < 11 && base != RT_BP && base != RT_SP) { /* (base) */
-        *p++ = (uint8_t) (reg << 3 | base);
+        *p++ = (uint8_t)(reg << 3 | base);
         return p;
     }
     if (kind < 13) { /* absolute */
-        *p++ = (uint8_t) (reg << 3 | 5);
+        *p++ = (uint8_t)(reg << 3 | 5);
         return put32(p, arena_pointer(r));
     }
     if (kind < 15) { /* disp(base,index,scale) */
-        *p++ = (uint8_t) (0x84 | reg << 3);
-        *p++ = (uint8_t) (random_below(r, 4) << 6 | random_below(r, 3) << 3 | base);
+        *p++ = (uint8_t)(0x84 | reg << 3);
+        *p++ = (uint8_t)(random_below(r, 4) << 6 | random_below(r, 3) << 3 | base);
         return put32(p, small_offset(r));
     }
     if (!one_in(r, 3)) { /* the base alone, through a SIB */
-        *p++ = (uint8_t) (0x84 | reg << 3);
-        *p++ = (uint8_t) (0x20 | base);
+        *p++ = (uint8_t)(0x84 | reg << 3);
+        *p++ = (uint8_t)(0x20 | base);
         return put32(p, small_offset(r));
     }
-    *p++ = (uint8_t) (random_below(r, 3) << 6 | reg << 3 | random_below(r, 8)); /* anything */
+    *p++ = (uint8_t)(random_below(r, 3) << 6 | reg << 3 | random_below(r, 8)); /* anything */
     for (unsigned i = 0; i < 5; i++)
-        *p++ = (uint8_t) random_32(r);
+        *p++ = (uint8_t)random_32(r);
     return p;
 }
 
 static uint8_t *put_prefixes(struct random *r, uint8_t *p, const struct form *f)
 {
-    static const uint8_t segments[] = {0x26, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x2e,
-                                       0x64, 0x65, 0x65, 0x65, 0x65, 0x65, 0x65};
+    static const uint8_t segments[] = {0x26, 0x36, 0x3e, 0x26, 0x36, 0x3e, 0x26, 0x36, 0x3e,
+                                       0x2e, 0x64, 0x65, 0x65, 0x65, 0x65, 0x65, 0x65};
 
     if (one_in(r, 32) || (f->memory && one_in(r, 12)))
         *p++ = segments[random_below(r, sizeof(segments))];
@@ -269,14 +313,14 @@ static uint8_t *put_vex(struct random *r, uint8_t *p, const struct form *f)
 
     if (f->map == 1 && !f->w && one_in(r, 2)) {
         *p++ = 0xc5;
-        *p++ = (uint8_t) (0x80 | vvvv << 3 | (f->l & 1u) << 2 | pp[f->prefix]);
+        *p++ = (uint8_t)(0x80 | vvvv << 3 | (f->l & 1u) << 2 | pp[f->prefix]);
         return p;
     }
     if (one_in(r, 8))
         vvvv &= 7; /* ignored in 32-bit code */
     *p++ = 0xc4;
-    *p++ = (uint8_t) (0xc0 | (one_in(r, 8) ? 0 : 0x20) | f->map);
-    *p++ = (uint8_t) ((unsigned) f->w << 7 | vvvv << 3 | (f->l & 1u) << 2 | pp[f->prefix]);
+    *p++ = (uint8_t)(0xc0 | (one_in(r, 8) ? 0 : 0x20) | f->map);
+    *p++ = (uint8_t)((unsigned)f->w << 7 | vvvv << 3 | (f->l & 1u) << 2 | pp[f->prefix]);
     return p;
 }
 
@@ -287,9 +331,9 @@ static uint8_t *put_evex(struct random *r, uint8_t *p, const struct form *f)
     bool z = aaa && one_in(r, 2), b = one_in(r, 4);
 
     *p++ = 0x62;
-    *p++ = (uint8_t) (0xd0 | (one_in(r, 16) ? 0 : 0x20) | f->map);
-    *p++ = (uint8_t) ((unsigned) f->w << 7 | vvvv << 3 | 4 | f->prefix);
-    *p++ = (uint8_t) ((unsigned) z << 7 | (unsigned) f->l << 5 | (unsigned) b << 4 | 8 | aaa);
+    *p++ = (uint8_t)(0xd0 | (one_in(r, 16) ? 0 : 0x20) | f->map);
+    *p++ = (uint8_t)((unsigned)f->w << 7 | vvvv << 3 | 4 | f->prefix);
+    *p++ = (uint8_t)((unsigned)z << 7 | (unsigned)f->l << 5 | (unsigned)b << 4 | 8 | aaa);
     return p;
 }
 
@@ -317,11 +361,11 @@ static void put_candidate(struct random *r, const struct form *f, uint8_t *bytes
     if (f->modrm && f->memory)
         p = put_memory(r, p, random_below(r, 8));
     else if (f->modrm)
-        *p++ = (uint8_t) (0xc0 | random_below(r, 64));
+        *p++ = (uint8_t)(0xc0 | random_below(r, 64));
     else if ((f->opcode & 0xfc) == 0xa0 && f->encoding == LEGACY && f->map == 0)
         p = put32(p, arena_pointer(r));
     for (unsigned i = 0; i < 6; i++)
-        p[i] = (uint8_t) (one_in(r, 2) ? random_32(r) : interesting(r));
+        p[i] = (uint8_t)(one_in(r, 2) ? random_32(r) : interesting(r));
 }
 
 /* Where the slow path differs in what the manual leaves open (an x87 store with an unmasked
@@ -343,11 +387,30 @@ static bool comparable(const struct tr_insn *insn)
 static bool privileged(const struct tr_insn *insn)
 {
     switch (insn->op) {
-    case TR_OP_ins: case TR_OP_outs: case TR_OP_in: case TR_OP_out: case TR_OP_cli: case TR_OP_sti:
-    case TR_OP_hlt: case TR_OP_clac: case TR_OP_stac: case TR_OP_mov_to_cr: case TR_OP_mov_from_cr:
-    case TR_OP_mov_to_dr: case TR_OP_mov_from_dr: case TR_OP_lmsw: case TR_OP_clts:
-    case TR_OP_invlpg: case TR_OP_invd: case TR_OP_wbinvd: case TR_OP_rdmsr: case TR_OP_wrmsr:
-    case TR_OP_ud: case TR_OP_int3: case TR_OP_into: case TR_OP_bound:
+    case TR_OP_ins:
+    case TR_OP_outs:
+    case TR_OP_in:
+    case TR_OP_out:
+    case TR_OP_cli:
+    case TR_OP_sti:
+    case TR_OP_hlt:
+    case TR_OP_clac:
+    case TR_OP_stac:
+    case TR_OP_mov_to_cr:
+    case TR_OP_mov_from_cr:
+    case TR_OP_mov_to_dr:
+    case TR_OP_mov_from_dr:
+    case TR_OP_lmsw:
+    case TR_OP_clts:
+    case TR_OP_invlpg:
+    case TR_OP_invd:
+    case TR_OP_wbinvd:
+    case TR_OP_rdmsr:
+    case TR_OP_wrmsr:
+    case TR_OP_ud:
+    case TR_OP_int3:
+    case TR_OP_into:
+    case TR_OP_bound:
         return true;
     default:
         return insn->lock && !insn->has_mem;
@@ -382,7 +445,7 @@ static void try_form(struct form f)
             continue;
         if (!insn.has_modrm && (f.modrm || f.memory))
             return; /* listed without ModRM */
-        f.flavour = (uint8_t) flavour_of(&insn);
+        f.flavour = (uint8_t)flavour_of(&insn);
         if (form_count == FORMS_MAX)
             abort();
         of_flavour[f.flavour][in_flavour[f.flavour]++] = form_count;
@@ -394,7 +457,7 @@ static void try_form(struct form f)
 static void try_opcode(struct form f)
 {
     for (unsigned opcode = 0; opcode < 256; opcode++) {
-        f.opcode = (uint8_t) opcode;
+        f.opcode = (uint8_t)opcode;
         if (f.encoding == LEGACY || (f.encoding == VEX && opcode == 0x77)) {
             f.modrm = f.memory = false;
             unsigned before = form_count;
@@ -420,18 +483,23 @@ unsigned generate_forms(void)
 {
     for (unsigned prefix = 0; prefix < 4; prefix++) {
         for (unsigned map = 0; map < 4; map++)
-            try_opcode((struct form){.encoding = LEGACY, .map = (uint8_t) map,
-                                     .prefix = (uint8_t) prefix});
+            try_opcode(
+                (struct form){.encoding = LEGACY, .map = (uint8_t)map, .prefix = (uint8_t)prefix});
         for (unsigned map = 1; map < 4; map++) {
             for (unsigned i = 0; i < 4; i++)
-                try_opcode((struct form){.encoding = VEX, .map = (uint8_t) map,
-                                         .prefix = (uint8_t) prefix, .w = i & 1, .l = i >> 1 & 1});
+                try_opcode((struct form){.encoding = VEX,
+                                         .map = (uint8_t)map,
+                                         .prefix = (uint8_t)prefix,
+                                         .w = i & 1,
+                                         .l = i >> 1 & 1});
         }
         for (unsigned map = 1; map < 7; map++) {
             for (unsigned i = 0; map != 4 && i < 6; i++)
-                try_opcode((struct form){.encoding = EVEX, .map = (uint8_t) map,
-                                         .prefix = (uint8_t) prefix, .w = i & 1,
-                                         .l = (uint8_t) (i >> 1)});
+                try_opcode((struct form){.encoding = EVEX,
+                                         .map = (uint8_t)map,
+                                         .prefix = (uint8_t)prefix,
+                                         .w = i & 1,
+                                         .l = (uint8_t)(i >> 1)});
         }
     }
     return form_count;
@@ -448,7 +516,7 @@ static void item_set(struct item *item, const void *bytes, unsigned len)
 {
     memset(item, 0, sizeof(*item));
     memcpy(item->bytes, bytes, len);
-    item->len = (uint8_t) len;
+    item->len = (uint8_t)len;
 }
 
 static bool is_vector(const struct tr_insn *insn)
@@ -490,8 +558,8 @@ static bool put_hot_loop(struct random *r, struct item *item, unsigned flavour, 
         memcpy(p, insn.bytes, insn.len);
         p += insn.len;
         *p++ = 0xe2;
-        *p++ = (uint8_t) -(insn.len + 2);
-        item_set(item, bytes, (unsigned) (p - bytes));
+        *p++ = (uint8_t) - (insn.len + 2);
+        item_set(item, bytes, (unsigned)(p - bytes));
         *vector |= is_vector(&insn);
         return true;
     }
@@ -506,13 +574,15 @@ static void put_branch(struct random *r, struct item *item)
     uint32_t slot = arena_pointer(r) & ~3u;
 
     switch (random_below(r, 11)) {
-    case 0: case 1: /* jcc rel8 */
-        b[0] = (uint8_t) (0x70 | random_below(r, 16));
+    case 0:
+    case 1: /* jcc rel8 */
+        b[0] = (uint8_t)(0x70 | random_below(r, 16));
         len = 2, at = 1, size = 1;
         break;
-    case 2: case 3: /* jcc rel32 */
+    case 2:
+    case 3: /* jcc rel32 */
         b[0] = 0x0f;
-        b[1] = (uint8_t) (0x80 | random_below(r, 16));
+        b[1] = (uint8_t)(0x80 | random_below(r, 16));
         len = 6, at = 2, size = 4;
         break;
     case 4: /* jmp rel8, rel32 */
@@ -520,7 +590,7 @@ static void put_branch(struct random *r, struct item *item)
         len = call ? 2 : 5, at = 1, size = call ? 1 : 4;
         break;
     case 5: /* loopne, loope, loop, jecxz */
-        b[0] = (uint8_t) (0xe0 | random_below(r, 4));
+        b[0] = (uint8_t)(0xe0 | random_below(r, 4));
         len = 2, at = 1, size = 1;
         break;
     case 6: /* call rel32 */
@@ -530,13 +600,13 @@ static void put_branch(struct random *r, struct item *item)
     case 7: /* push $target; ret */
         b[0] = 0x68;
         b[5] = call ? 0xc3 : 0xc2;
-        b[6] = call ? 0 : (uint8_t) random_32(r);
+        b[6] = call ? 0 : (uint8_t)random_32(r);
         len = call ? 6 : 8, at = 1, size = 5;
         break;
     case 8: /* mov $target, %reg; jmp or call *%reg */
-        b[0] = (uint8_t) (0xb8 | reg);
+        b[0] = (uint8_t)(0xb8 | reg);
         b[5] = 0xff;
-        b[6] = (uint8_t) ((call ? 0xd0 : 0xe0) | reg);
+        b[6] = (uint8_t)((call ? 0xd0 : 0xe0) | reg);
         len = 7, at = 1, size = 5;
         break;
     case 9: /* movl $target, slot; jmp or call *slot; through GS at times */
@@ -560,9 +630,9 @@ static void put_branch(struct random *r, struct item *item)
         break;
     }
     item_set(item, b, len);
-    item->fix_at = (uint8_t) at;
-    item->fix_size = (uint8_t) size;
-    item->skip = (uint8_t) random_below(r, 4);
+    item->fix_at = (uint8_t)at;
+    item->fix_size = (uint8_t)size;
+    item->skip = (uint8_t)random_below(r, 4);
 }
 
 static void put_item(struct random *r, struct sequence *s, unsigned flavour)
@@ -591,9 +661,9 @@ static void put_item(struct random *r, struct sequence *s, unsigned flavour)
 
 void generate_sequence(struct random *r, struct sequence *s)
 {
-    static const uint8_t flavours[] = {INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, X87,
-                                       X87,     MMX,     SSE,     SSE,     SSE,     AVX,     AVX,
-                                       AVX512,  AVX512};
+    static const uint8_t flavours[] = {INTEGER, INTEGER, INTEGER, INTEGER, INTEGER, INTEGER,
+                                       X87,     X87,     MMX,     SSE,     SSE,     SSE,
+                                       AVX,     AVX,     AVX512,  AVX512};
     unsigned flavour = flavours[random_below(r, sizeof(flavours))];
     unsigned want = 1 + random_below(r, ITEMS_MAX);
 
@@ -625,14 +695,14 @@ static uint64_t number(struct random *r)
 
     switch (random_below(r, 7)) {
     case 0:
-        return interesting(r) | (uint64_t) interesting(r) << 32;
+        return interesting(r) | (uint64_t)interesting(r) << 32;
     case 1: /* floats of moderate size */
-        f[0] = (float) (int32_t) x / 64.0f;
-        f[1] = (float) (int32_t) (x >> 32) / 4096.0f;
+        f[0] = (float)(int32_t)x / 64.0f;
+        f[1] = (float)(int32_t)(x >> 32) / 4096.0f;
         memcpy(&x, f, 8);
         return x;
     case 2:
-        d = (double) (int64_t) x / 1048576.0;
+        d = (double)(int64_t)x / 1048576.0;
         memcpy(&x, &d, 8);
         return x;
     case 3: /* infinities, NaNs, denormals */
@@ -640,7 +710,7 @@ static uint64_t number(struct random *r)
     case 4: /* bytes that are small: indices, shuffles */
         return x & 0x1f1f1f1f1f1f1f1full;
     case 5:
-        return (uint64_t) arena_pointer(r) | (uint64_t) (random_below(r, 0x400)) << 32;
+        return (uint64_t)arena_pointer(r) | (uint64_t)(random_below(r, 0x400)) << 32;
     default:
         return x;
     }
@@ -649,15 +719,15 @@ static uint64_t number(struct random *r)
 static void extended(struct random *r, uint8_t *st)
 {
     uint64_t mantissa = number(r);
-    uint16_t exponent = (uint16_t) (0x3fff + (int) random_below(r, 80) - 40);
+    uint16_t exponent = (uint16_t)(0x3fff + (int)random_below(r, 80) - 40);
 
     if (one_in(r, 8)) /* whatever the bits say */
-        exponent = (uint16_t) random_32(r);
+        exponent = (uint16_t)random_32(r);
     else if (one_in(r, 8))
         exponent = one_in(r, 2) ? 0x7fff : 0;
     else
         mantissa |= 1ull << 63;
-    exponent |= (uint16_t) (random_32(r) & 0x8000);
+    exponent |= (uint16_t)(random_32(r) & 0x8000);
     memcpy(st, &mantissa, 8);
     memcpy(st + 8, &exponent, 2);
 }
@@ -672,7 +742,7 @@ static void input_fx(struct random *r, uint8_t *fx)
     memset(fx, 0, 512);
     put16(fx, one_in(r, 8) ? (random_32(r) & 0xf3f) | 0x40 : 0x37f | (random_32(r) & 0xc00));
     put16(fx + 2, one_in(r, 4) ? random_32(r) & 0x7f7f : random_below(r, 8) << 11);
-    fx[4] = (uint8_t) (one_in(r, 2) ? 0xff : random_32(r));
+    fx[4] = (uint8_t)(one_in(r, 2) ? 0xff : random_32(r));
     put32(fx + 24, one_in(r, 8) ? random_32(r) & 0xffff : 0x1f80 | (random_32(r) & 0xe000));
     for (unsigned i = 0; i < 8; i++)
         extended(r, fx + 32 + 16 * i);

@@ -47,7 +47,7 @@ static void map_page(uint32_t linear, uint32_t phys, uint64_t flags)
         entry = PHYS_KERNEL + KERNEL_PT + tables++ * 0x1000;
         put64(pde, entry | P | W | U | AD);
     }
-    put64((uint32_t) (entry & ~0xfffull) + (linear >> 12 & 511) * 8, phys | flags | P | AD);
+    put64((uint32_t)(entry & ~0xfffull) + (linear >> 12 & 511) * 8, phys | flags | P | AD);
 }
 
 static void map_range(uint32_t linear, uint32_t phys, uint32_t size, uint64_t flags)
@@ -70,15 +70,14 @@ static void build_paging(void)
 
 static uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr)
 {
-    return (limit & 0xffff) | (uint64_t) (base & 0xffffff) << 16 | (uint64_t) (attr & 0xff) << 40 |
-           (uint64_t) (limit >> 16 | (attr & 0xf000) >> 8) << 48 | (uint64_t) (base >> 24) << 56;
+    return (limit & 0xffff) | (uint64_t)(base & 0xffffff) << 16 | (uint64_t)(attr & 0xff) << 40 |
+           (uint64_t)(limit >> 16 | (attr & 0xf000) >> 8) << 48 | (uint64_t)(base >> 24) << 56;
 }
 
 static void build_gate(unsigned vector, uint32_t handler, uint32_t attr)
 {
     put64(PHYS_KERNEL + KERNEL_IDT + vector * 8,
-          (handler & 0xffff) | 0x08 << 16 | (uint64_t) attr << 40 |
-              (uint64_t) (handler >> 16) << 48);
+          (handler & 0xffff) | 0x08 << 16 | (uint64_t)attr << 40 | (uint64_t)(handler >> 16) << 48);
 }
 
 static void build_tables(void)
@@ -91,15 +90,15 @@ static void build_tables(void)
     put64(gdt + 0x18, descriptor(KERNEL + KERNEL_TSS, 0x67, 0x008b));
     put64(gdt + (USER_CS & ~7), descriptor(0, 0xfffff, 0xc0fb));
     put64(gdt + (USER_DS & ~7), descriptor(0, 0xfffff, 0xc0f3));
-    put64(tss + 4, (KERNEL + KERNEL_STACK) | (uint64_t) 0x10 << 32);
-    put64(tss + 0x60, (uint64_t) 0x68 << 48); /* no I/O bitmap */
+    put64(tss + 4, (KERNEL + KERNEL_STACK) | (uint64_t)0x10 << 32);
+    put64(tss + 0x60, (uint64_t)0x68 << 48); /* no I/O bitmap */
     for (unsigned i = 0; i < 32; i++)
         build_gate(i, text + i * 16, i == 3 || i == 4 ? 0xee : 0x8e);
-    build_gate(DONE_VECTOR, text + (uint32_t) (guest_kernel_done - guest_kernel), 0xee);
+    build_gate(DONE_VECTOR, text + (uint32_t)(guest_kernel_done - guest_kernel), 0xee);
     memcpy(ram + PHYS_KERNEL + KERNEL_TEXT, guest_kernel,
-           (size_t) (guest_kernel_end - guest_kernel));
+           (size_t)(guest_kernel_end - guest_kernel));
     memcpy(ram + PHYS_KERNEL + KERNEL_END, guest_kernel_exit,
-           (size_t) (guest_kernel_end - guest_kernel_exit));
+           (size_t)(guest_kernel_end - guest_kernel_exit));
 }
 
 /* ---- the vCPU ---- */
@@ -108,7 +107,7 @@ static uint64_t host_xcr0(void)
 {
     uint32_t lo, hi;
     __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return ((uint64_t) hi << 32 | lo) & 0xe7;
+    return ((uint64_t)hi << 32 | lo) & 0xe7;
 }
 
 static int set_state(void)
@@ -139,7 +138,7 @@ static void *help(void *unused)
 {
     struct timespec pause = {0, options.kicks ? 1000000000l / options.kicks : 100000000l};
 
-    (void) unused;
+    (void)unused;
     while (!helper_stop) {
         nanosleep(&pause, NULL);
         time_t started = run_started;
@@ -153,8 +152,8 @@ static void *help(void *unused)
 
 int guest_start(int memfd, const struct guest_options *wanted, struct side *side)
 {
-    struct novt_config config = {.size = sizeof(config), .flags = wanted->flags,
-                                 .code_cache_size = wanted->code_cache};
+    struct novt_config config = {
+        .size = sizeof(config), .flags = wanted->flags, .code_cache_size = wanted->code_cache};
     char err[256];
 
     options = *wanted;
@@ -171,7 +170,7 @@ int guest_start(int memfd, const struct guest_options *wanted, struct side *side
     build_paging();
     build_tables();
     side->arena = ram + PHYS_ARENA;
-    side->records = (struct record *) (void *) (ram + PHYS_IO + (IO_RECORDS - IO));
+    side->records = (struct record *)(void *)(ram + PHYS_IO + (IO_RECORDS - IO));
     if (novt_vm_create(&config, &vm, err, sizeof(err)) != NOVT_OK) {
         printf("cannot make a VM: %s\n", err);
         return -1;
@@ -209,7 +208,7 @@ static bool run_to_exit(const char **why)
     struct novt_regs regs;
     novt_vcpu_get_regs(vcpu, &regs);
     snprintf(text, sizeof(text), "%s: exit %u at %llx, %.200s", hung ? "hangs" : "unexpected exit",
-             run->exit_reason, (unsigned long long) regs.rip,
+             run->exit_reason, (unsigned long long)regs.rip,
              run->exit_reason == NOVT_EXIT_SHUTDOWN || run->exit_reason == NOVT_EXIT_INTERNAL
                  ? run->fail.reason
                  : "");

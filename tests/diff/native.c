@@ -30,19 +30,19 @@ static void on_fault(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     greg_t *regs = uc->uc_mcontext.gregs;
-    uint32_t address = *(volatile uint32_t *) (uintptr_t) IO_CURRENT;
-    struct record *record = (struct record *) (uintptr_t) address;
+    uint32_t address = *(volatile uint32_t *)(uintptr_t)IO_CURRENT;
+    struct record *record = (struct record *)(uintptr_t)address;
 
-    (void) info;
+    (void)info;
     if ((regs[REG_CSGSFS] & 0xffff) != USER_CS) { /* the test's own defect */
         signal(number, SIG_DFL);
         return;
     }
-    record->vector = (uint32_t) regs[REG_TRAPNO];
-    record->error = (uint32_t) regs[REG_ERR];
-    record->cr2 = (uint32_t) regs[REG_CR2];
-    record->eip = (uint32_t) regs[REG_RIP];
-    record->eflags = (uint32_t) regs[REG_EFL];
+    record->vector = (uint32_t)regs[REG_TRAPNO];
+    record->error = (uint32_t)regs[REG_ERR];
+    record->cr2 = (uint32_t)regs[REG_CR2];
+    record->eip = (uint32_t)regs[REG_RIP];
+    record->eflags = (uint32_t)regs[REG_EFL];
     regs[REG_RIP] = record->epilogue;
     regs[REG_EFL] &= ~HANDLER_CLEARS;
 }
@@ -63,17 +63,17 @@ static void handle_signals(void)
 
 static bool place(uint32_t address, size_t size, void *shared)
 {
-    return mremap(shared, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (uintptr_t) address) !=
+    return mremap(shared, size, size, MREMAP_MAYMOVE | MREMAP_FIXED, (uintptr_t)address) !=
            MAP_FAILED;
 }
 
 /* 32-bit: ljmp $0x33, $behind; behind, 64-bit: jmp *(address of native_return) */
 static bool place_exit_stub(void)
 {
-    uint8_t *p = mmap((void *) (uintptr_t) EXIT_STUB, 4096, PROT_READ | PROT_WRITE,
+    uint8_t *p = mmap((void *)(uintptr_t)EXIT_STUB, 4096, PROT_READ | PROT_WRITE,
                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     uint32_t behind = EXIT_STUB + 7;
-    uint64_t target = (uintptr_t) native_return;
+    uint64_t target = (uintptr_t)native_return;
 
     if (p == MAP_FAILED)
         return false;
@@ -88,23 +88,27 @@ static bool place_exit_stub(void)
 
 static bool set_gs_segment(void)
 {
-    struct user_desc desc = {.entry_number = 0, .base_addr = GS_BASE, .limit = 0xfffff,
-                             .seg_32bit = 1, .limit_in_pages = 1, .useable = 1};
+    struct user_desc desc = {.entry_number = 0,
+                             .base_addr = GS_BASE,
+                             .limit = 0xfffff,
+                             .seg_32bit = 1,
+                             .limit_in_pages = 1,
+                             .useable = 1};
     return syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)) == 0;
 }
 
 static void serve(int memfd, struct side *side)
 {
     char c;
-    void *control = (uint8_t *) side->records - 0x1000;
+    void *control = (uint8_t *)side->records - 0x1000;
 
-    if (mmap((void *) (uintptr_t) CODE, CODE_SIZE, PROT_READ | PROT_EXEC,
+    if (mmap((void *)(uintptr_t)CODE, CODE_SIZE, PROT_READ | PROT_EXEC,
              MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, memfd, PHYS_CODE) == MAP_FAILED ||
         !place(ARENA, ARENA_SIZE, side->arena) || !place(IO, IO_SIZE, control) ||
         !place_exit_stub() || !set_gs_segment())
         _exit(2);
     handle_signals();
-    *(uint32_t *) (uintptr_t) IO_EXIT = EXIT_STUB;
+    *(uint32_t *)(uintptr_t)IO_EXIT = EXIT_STUB;
     while (read(to_child[0], &c, 1) == 1) {
         alarm(BATCH_SECONDS);
         native_enter();
@@ -119,8 +123,8 @@ static void serve(int memfd, struct side *side)
 
 static void *shared(size_t size)
 {
-    void *p = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE,
-                   -1, 0);
+    void *p =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
     if (p == MAP_FAILED) {
         perror("mmap");
         exit(2);
@@ -132,7 +136,7 @@ int native_start(int memfd, struct side *side)
 {
     if (!side->arena) {
         side->arena = shared(ARENA_SIZE);
-        side->records = (struct record *) (void *) ((uint8_t *) shared(IO_SIZE) + 0x1000);
+        side->records = (struct record *)(void *)((uint8_t *)shared(IO_SIZE) + 0x1000);
     }
     if (pipe(to_child) || pipe(from_child)) {
         perror("pipe");

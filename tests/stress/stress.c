@@ -172,6 +172,7 @@ static bool machine_start(struct machine *m, uint32_t cr3)
     put32(m, GDT + 20, 0xcf9300);
     memcpy(m->ram + HANDLER, "\xff\x05\x00\xa0\x00\x00\xcf", 7); /* incl COUNTER; iret */
     set_gate(m, IRQ_VECTOR, HANDLER);
+    novt_vm_memory_written(m->vm, 0, RAM_SIZE);
     novt_vcpu_get_sregs(m->vcpu, &s);
     for (unsigned i = 0; i < 6; i++)
         s.seg[i] = data;
