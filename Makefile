@@ -14,7 +14,8 @@
 # objects without main.c, $(ENGINE_LIBS) what the engine links with, $(CFLAGS_ALL) how C is compiled.
 #
 # Variables to set: B (build directory), CI=true (warnings are errors), PREFIX, DESTDIR, CFLAGS,
-# RUN_ARGS (further options for `make run`), NOVT_GUEST_CACHE (where downloaded guests are kept).
+# RUN_ARGS (further options for `make run`), NOVT_FLAVOUR (the kernel that it boots: 686-pae, 686,
+# cloud-amd64, amd64), NOVT_GUEST_CACHE (where downloaded guests are kept).
 
 B ?= build
 CC = gcc
@@ -63,8 +64,8 @@ LIBNOVT_A := $(B)/libnovt.a
 LIBNOVT_INTERNAL := $(B)/libnovt-internal.a
 LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
 
-.PHONY: all tests-guest check test bench run run-i386 install format lint asan ubsan valgrind help clean \
-	lib tools unit fetch deps
+.PHONY: all tests-guest check test bench run run-i386 run-amd64 install format lint asan ubsan \
+	valgrind help clean lib tools unit fetch deps
 .DEFAULT_GOAL := all
 .PRECIOUS: $(B)/obj/%.o
 .DELETE_ON_ERROR:
@@ -76,6 +77,7 @@ tools: $(HOST_TOOLS)
 help:
 	@echo 'make [all]      build/novt, build/libnovt.a, build/libnovt.so, build/examples/*'
 	@echo 'make run        boot an unmodified Debian i386 kernel to a shell (fetches the guest)'
+	@echo 'make run-amd64  the same with a 64-bit kernel'
 	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
 	@echo 'make check      the quick part of it, under a minute'
 	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n'
@@ -91,7 +93,7 @@ help:
 
 # One check for everything that the goals of this call need.
 NEEDS_TEST := check test bench unit asan ubsan valgrind tests-% $(B)/tests/% $(B)/bench/%
-NEEDS_RUN := run run-i386 fetch
+NEEDS_RUN := run run-i386 run-amd64 fetch
 DEPS := $(if $(filter $(NEEDS_TEST),$(MAKECMDGOALS)),test,$(if $(filter $(NEEDS_RUN),$(MAKECMDGOALS)),run,build))
 deps:
 	@guest-support/deps.sh $(DEPS)
@@ -167,11 +169,14 @@ $(B)/tools/%: guest-support/%.c | deps
 
 run: run-i386
 run-i386: $(B)/novt tools | deps
-	@guest-support/run-i386.sh $(B) $(RUN_ARGS)
+	@guest-support/run-guest.sh $(B) $(or $(NOVT_FLAVOUR),686-pae) $(RUN_ARGS)
+run-amd64: $(B)/novt tools | deps
+	@guest-support/run-guest.sh $(B) $(or $(NOVT_FLAVOUR),cloud-amd64) $(RUN_ARGS)
 
 fetch: tools | deps
-	@guest-support/fetch-i386.sh $(B) 686-pae
-	@guest-support/fetch-i386.sh $(B) 686
+	@for flavour in 686-pae 686 cloud-amd64 amd64; do \
+		guest-support/fetch-guest.sh $(B) $$flavour || exit 1; \
+	done
 
 # --- Tests -----------------------------------------------------------------------------------
 
@@ -236,7 +241,7 @@ install: all
 	$(if $(MAN1),install -m 644 $(MAN1) $(DESTDIR)$(PREFIX)/share/man/man1/)
 	install -m 644 $(DOCS) $(DESTDIR)$(PREFIX)/share/doc/novt/
 
-# The downloaded guests stay: they are some 100 MB, and only fetched when missing.
+# The downloaded guests stay: they are some 200 MB, and only fetched when missing.
 clean:
 	@for f in $(B)/*; do [ "$$f" = $(B)/guests ] || rm -rf "$$f"; done
 

@@ -7,7 +7,7 @@
 set -eu
 
 BUILD='gcc make libc6-dev binutils libzydis-dev libunwind-dev libmimalloc-dev acpica-tools'
-RUN='apt dpkg xz-utils ca-certificates'
+RUN='apt dpkg tar xz-utils lz4 ca-certificates'
 TEST='libcriterion-dev gcc-multilib qemu-system-x86 python3 util-linux clang-format'
 
 case "$1" in

@@ -19,8 +19,17 @@
 
 typedef bool emitter(struct tr_block *t, unsigned i);
 
+/* A NOP is nothing. Not even its bytes: what the guest takes as reserved NOPs (0F 1A, 0F 1B) are MPX
+ * loads and stores on hosts that have it. */
+static bool emit_nop(struct tr_block *t, unsigned i)
+{
+    (void) t;
+    (void) i;
+    return true;
+}
+
 static emitter *const emitters[TR_OP_COUNT] = {
-    [TR_OP_copy] = tr_copy,         [TR_OP_nop] = tr_copy,           [TR_OP_wait] = tr_copy,
+    [TR_OP_copy] = tr_copy,         [TR_OP_nop] = emit_nop,          [TR_OP_wait] = tr_copy,
     [TR_OP_xlat] = tr_xlat,         [TR_OP_maskmov] = tr_xlat,       [TR_OP_push] = tr_push,
     [TR_OP_pop] = tr_pop,           [TR_OP_leave] = tr_leave,        [TR_OP_movs] = tr_string,
     [TR_OP_stos] = tr_string,       [TR_OP_lods] = tr_string,        [TR_OP_scas] = tr_string,
@@ -32,7 +41,7 @@ static emitter *const emitters[TR_OP_COUNT] = {
 };
 
 static emitter *const long_emitters[TR_OP_COUNT] = {
-    [TR_OP_copy] = l_copy,         [TR_OP_nop] = l_copy,          [TR_OP_wait] = l_copy,
+    [TR_OP_copy] = l_copy,         [TR_OP_nop] = emit_nop,        [TR_OP_wait] = l_copy,
     [TR_OP_push] = l_push,         [TR_OP_pop] = l_pop,           [TR_OP_leave] = l_leave,
     [TR_OP_movs] = l_string,       [TR_OP_stos] = l_string,       [TR_OP_lods] = l_string,
     [TR_OP_scas] = l_string,       [TR_OP_cmps] = l_string,       [TR_OP_cli] = l_cli,

@@ -135,15 +135,23 @@ run_enter:                              /* void run_enter(void): from `in`, see 
         movw    IN_ES(%rsi), %es
         movw    IN_FS(%rsi), %fs
         movw    IN_GS(%rsi), %gs
-        movl    $MSR_FS_BASE, %ecx
+        cmpq    $0, IN_FS(%rsi)         /* with a selector, a base of 0 means the descriptor's */
+        je      1f
+        cmpq    $0, IN_FS_BASE(%rsi)
+        je      2f
+1:      movl    $MSR_FS_BASE, %ecx
         movl    IN_FS_BASE(%rsi), %eax
         movl    IN_FS_BASE + 4(%rsi), %edx
         wrmsr
-        movl    $MSR_GS_BASE, %ecx
+2:      cmpq    $0, IN_GS(%rsi)
+        je      1f
+        cmpq    $0, IN_GS_BASE(%rsi)
+        je      2f
+1:      movl    $MSR_GS_BASE, %ecx
         movl    IN_GS_BASE(%rsi), %eax
         movl    IN_GS_BASE + 4(%rsi), %edx
         wrmsr
-        pushq   IN_SS(%rsi)
+2:      pushq   IN_SS(%rsi)
         pushq   IN_RSP(%rsi)
         pushq   IN_RFLAGS(%rsi)
         pushq   IN_CS(%rsi)

@@ -217,6 +217,10 @@ static void drop_translations(struct mon_vm *vm)
     cc_flush(&vm->cc);
     mon_view_drop_code(vm);
     mon_view_drop_all(vm);
+    for (unsigned i = 0; i < MON_MAX_VCPUS; i++) {
+        if (vm->vcpu[i])
+            mon_walk_cache_flush(vm->vcpu[i]);
+    }
 }
 
 static int check_slot(struct mon_vm *vm, uint32_t index, uint64_t gpa, uint64_t size,

@@ -113,6 +113,22 @@ struct mon_msrs {
     uint64_t kvm_wall_clock, kvm_system_time;
 };
 
+/* Pages that checked accesses have walked to lately (paging.c): descriptor tables, TSS, stacks. */
+#define MON_WALK_CACHE 32
+struct mon_walk_cache {
+    struct mon_walk_entry {
+        uint64_t page;                /* gla >> 12 */
+        uint8_t *host;                /* RAM behind the page; NULL: the entry is free */
+        uint64_t gpa;                 /* of the page */
+        uint64_t cr0, cr3, cr4, efer; /* under which it was found */
+        uint64_t pdpte;               /* and this, with PAE paging */
+        uint8_t levels, entry_size;   /* of the page tables */
+        uint8_t rights;               /* bit 2 * user + write: allowed, and sets no A or D bit */
+        const void *at[5];            /* host addresses of the page-table entries */
+        uint64_t value[5];            /* what they were */
+    } entry[MON_WALK_CACHE];
+};
+
 struct mon_vm;
 
 struct mon_vcpu {
@@ -150,6 +166,7 @@ struct mon_vcpu {
     struct mon_view_set *views;
     struct mon_native *native; /* native.c */
     struct mon_verify *verify; /* verify.c; NULL without NOVT_F_VERIFY */
+    struct mon_walk_cache walk_cache; /* paging.c */
     /* The slow path's own (step.c) */
     uint32_t rep_budget;      /* iterations that one execution of a REP may do */
     uint32_t debug_hits;      /* data breakpoints that the current instruction met, as in DR6 */
@@ -212,6 +229,9 @@ enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned
                      struct mon_walk *walk);
 /* As mon_walk for a supervisor read, but changes nothing and raises nothing. False: not mapped. */
 bool mon_walk_peek(struct mon_vcpu *v, uint64_t gla, struct mon_walk *walk);
+/* Forgets the pages that checked accesses have walked to. For when memory slots change: what the
+ * guest changes is noticed. Context: v's thread, or v does not run. */
+void mon_walk_cache_flush(struct mon_vcpu *v);
 /* Loads pdpte[] from CR3 under PAE. MON_FAULT: #GP(0) for reserved bits. */
 enum mon_rc mon_pdpte_load(struct mon_vcpu *v, uint64_t cr3);
 

@@ -6,8 +6,8 @@
  *      64 slots of 64 bytes          ----- read and write -----
  *
  * A slot holds one instruction with its memory operand replaced by the buffer (16- and 32-bit code:
- * by the translator, which knows how to say it in 64-bit code; 64-bit code: here), between the moves
- * that runtime/native.S describes. Slots are found by a hash of the instruction's bytes, so a
+ * by the translator, which knows how to say it in 64-bit code; 64-bit code: here), between the
+ * moves that runtime/native.S describes. Slots are found by a hash of the instruction's bytes, so a
  * device driver's few MMIO instructions are emitted once.
  *
  * The operand starts in the buffer at the same offset in a cache line as in the guest's memory:
@@ -176,8 +176,7 @@ static size_t emit_redirected64(const struct tr_insn *insn, uint8_t *code, const
         p = put_prefixes64(insn, code, false);
     } else {
         p = is_moffs(insn) ? put_moffs64(insn, code) : put_to_memory64(insn, code);
-        int32_t disp =
-            (int32_t)((const uint8_t *)buffer - (code_rx + (p + 4 + rest - code)));
+        int32_t disp = (int32_t)((const uint8_t *)buffer - (code_rx + (p + 4 + rest - code)));
         memcpy(p, &disp, 4);
         p += 4;
     }
@@ -199,9 +198,10 @@ static bool slot_emit(struct mon_native *native, struct native_slot *slot, unsig
     const uint8_t *rx = native->code_rx + at;
 
     p = put_rip_relative(p, LOAD_RSP, 3, rx, &native->frame->guest_sp);
-    size_t len = slot->insn.mode == TR_MODE_64
-                     ? emit_redirected64(&slot->insn, p, rx + (p - start), native->buffer + offset)
-                     : tr_emit_redirected(&slot->insn, p, rx + (p - start), native->buffer + offset);
+    size_t len =
+        slot->insn.mode == TR_MODE_64
+            ? emit_redirected64(&slot->insn, p, rx + (p - start), native->buffer + offset)
+            : tr_emit_redirected(&slot->insn, p, rx + (p - start), native->buffer + offset);
     if (!len)
         return false;
     RT_ASSERT(len <= MAX_EMITTED);

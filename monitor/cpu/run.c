@@ -642,6 +642,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     uint64_t start = __builtin_ia32_rdtsc();
     reason = enter(v);
     v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
+    cpu->jump_table = v->table; /* a kick that came late may have put the miss table there */
     flags_join(cpu);
     if (v->verify && mon_verify_end(v, reason) != MON_OK)
         return MON_EXIT;

@@ -412,14 +412,15 @@ static bool stack_linear(const struct novt_segment *ss, uint64_t mask, uint64_t 
     return mon_seg_holds(ss, offset, len);
 }
 
-/* Stacks of inner levels have 64-bit addresses in long mode, also when 32-bit code leaves for them. */
+/* Stacks of inner levels have 64-bit addresses in long mode, also when 32-bit code leaves for them.
+ */
 static unsigned stack_access(uint64_t mask)
 {
     return mask == ~(uint64_t)0 ? MON_WRITE | MON_WIDE : MON_WRITE;
 }
 
-/* Checks n pushes from *sp in their order: the first one that cannot be done decides what is raised,
- * and the address that CR2 gets. */
+/* Checks n pushes from *sp in their order: the first one that cannot be done decides what is
+ * raised, and the address that CR2 gets. */
 static enum mon_rc pushes_check(struct mon_vcpu *v, const struct novt_segment *ss, uint64_t mask,
                                 unsigned cpl, uint64_t sp, unsigned n, unsigned size,
                                 uint32_t error)

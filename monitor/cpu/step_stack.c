@@ -207,7 +207,8 @@ static unsigned sreg_of(const struct tr_insn *i)
     return i->opcode >> 3 & 7; /* 06h 0Eh 16h 1Eh; 0FA0h/A1h: 4, 0FA8h/A9h: 5 */
 }
 
-/* With a 32-bit operand only the selector's 16 bits are written, as current CPUs do (SDM 2 PUSH). */
+/* With a 32-bit operand only the selector's 16 bits are written, as current CPUs do (SDM 2 PUSH).
+ */
 enum mon_rc step_push_sreg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint64_t sp = stack_at(v, -(i->opsize / 8));

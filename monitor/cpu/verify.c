@@ -22,8 +22,10 @@
  * store into translated code, end the trial, as they end the translated block; a block that a kick
  * interrupts in the middle of a string instruction is skipped.
  *
- * Accessed and dirty bits: the trial does not set them (the fault handler does when it fills the
- * window, but a page may also be mapped already), so bits that the run sets are taken over.
+ * Accessed and dirty bits that the trial sets are not undone: guests that look at them in the same
+ * block must find the same. If there were any, the trial is repeated with the bits set from the
+ * start. They are not compared: translated code sets them when its window is filled, and a page may
+ * have been mapped before the guest cleared them.
  *
  * A difference that is none: translated code sees stale mappings where the guest changed a page
  * table and has not flushed its TLB. Real CPUs may too; no guest so far relies on it.
@@ -283,21 +285,26 @@ void mon_verify_touch(const struct mon_vcpu *v, uint64_t gpa, uint8_t *host)
 
 bool mon_verify_wrote(const struct mon_vcpu *v, bool code)
 {
-    if (v->verify->phase != TRIAL)
+    struct mon_verify *y = v->verify;
+
+    if (y->phase != TRIAL || y->marking) {
+        y->marking = false;
         return false;
-    v->verify->wrote_code |= code;
+    }
+    y->wrote_code |= code;
     return true;
 }
 
-bool mon_verify_mark(const struct mon_vcpu *v, uint64_t gpa, uint64_t bits)
+void mon_verify_mark(const struct mon_vcpu *v, uint64_t gpa, uint64_t bits)
 {
     struct mon_verify *y = v->verify;
 
-    if (y->phase == RUN && y->nmarks < MARKS) {
-        y->mark[y->nmarks].gpa = gpa;
-        y->mark[y->nmarks++].bits = bits;
-    }
-    return y->phase == TRIAL;
+    y->marking = y->phase == TRIAL;
+    if (y->phase == IDLE || y->nmarks == MARKS)
+        return;
+    y->mark[y->nmarks].gpa = gpa;
+    y->mark[y->nmarks].bits = (uint32_t)bits;
+    memcpy(&y->mark[y->nmarks++].entry, mon_vm_ram(v, gpa, NULL), 4);
 }
 
 /* Only what differs is written: nothing else may seem to change for other threads. */
@@ -317,16 +324,41 @@ static void pages_undo(struct mon_verify *y)
     }
 }
 
-/* Accessed and dirty bits that the run has set are as good as the trial's. */
-static void take_marks(struct mon_verify *y)
+/* The page that holds a marked entry, or NULL. */
+static struct page *marked_page(struct mon_verify *y, unsigned mark)
+{
+    for (unsigned i = 0; i < y->npages; i++) {
+        if (y->pages[i].gpa == (y->mark[mark].gpa & ~(uint64_t)(PAGE_SIZE - 1)))
+            return &y->pages[i];
+    }
+    return NULL;
+}
+
+/* Bits stay set in the state before the block, unless the block itself had written the entry. */
+static void keep_marks(struct mon_verify *y)
+{
+    uint32_t entry;
+
+    for (unsigned n = 0; n < y->nmarks; n++) {
+        struct page *page = marked_page(y, n);
+        unsigned at = y->mark[n].gpa & (PAGE_SIZE - 1);
+        if (!page)
+            continue;
+        memcpy(&entry, page->before + at, 4);
+        if ((entry | y->mark[n].bits) == (y->mark[n].entry | y->mark[n].bits))
+            page->before[at] |= (uint8_t)y->mark[n].bits;
+    }
+}
+
+/* They are no difference. */
+static void drop_marks(struct mon_verify *y)
 {
     for (unsigned n = 0; n < y->nmarks; n++) {
-        for (unsigned i = 0; i < y->npages; i++) {
-            struct page *page = &y->pages[i];
-            uint64_t at = y->mark[n].gpa - page->gpa;
-            if (at < PAGE_SIZE)
-                page->after[at] |= (uint8_t)(page->host[at] & y->mark[n].bits);
-        }
+        struct page *page = marked_page(y, n);
+        unsigned at = y->mark[n].gpa & (PAGE_SIZE - 1);
+        uint8_t bits = (uint8_t)y->mark[n].bits;
+        if (page)
+            page->after[at] = (uint8_t)((page->after[at] & ~bits) | (page->host[at] & bits));
     }
 }
 
@@ -362,6 +394,7 @@ static enum ending run_trial(struct mon_vcpu *v, unsigned limit)
         const struct tr_insn *insn = &plan->insn[y->done];
         if (pages_of(v, insn) > PAGES - y->npages)
             return TOO_MUCH;
+        y->marking = false;
         rc = execute(v, insn);
         if (y->wrote_code)
             return AT_CODE;
@@ -392,6 +425,7 @@ static void trial(struct mon_vcpu *v, unsigned limit)
     y->phase = IDLE;
     rt_fpu_park(v->cpu);
     state_save(v, &y->trial, vector);
+    keep_marks(y);
     pages_undo(y);
     state_load(v, &y->before, vector);
     v->shadow = shadow;
@@ -444,11 +478,16 @@ static void arm(struct mon_vcpu *v, const struct cc_block *b)
         y->skipped++;
         return;
     }
-    y->npages = 0;
+    y->npages = y->nmarks = 0;
     state_save(v, &y->before, y->plan->vector);
     trial(v, y->plan->ninsns);
+    if (y->nmarks)
+        trial(v, y->plan->ninsns);
+    if (!b->valid) { /* the bits were set in a page that holds code as well */
+        y->skipped++;
+        return;
+    }
     y->armed = true;
-    y->nmarks = 0;
     y->phase = RUN;
 }
 
@@ -486,6 +525,12 @@ static enum mon_rc differs(struct mon_vcpu *v, const char *what)
     return MON_EXIT;
 }
 
+static enum mon_rc skip(struct mon_verify *y)
+{
+    y->skipped++;
+    return MON_OK;
+}
+
 /* Flags in dead are about to be overwritten. */
 static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
 {
@@ -494,13 +539,15 @@ static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
     char text[64];
     unsigned at;
 
+    if (y->nmarks == MARKS)
+        return skip(y);
     y->compared++;
     const char *what = verify_registers(&y->trial, &y->run, dead);
     if (!what && y->plan->vector)
         what = verify_vectors(v, y->trial.xsave, y->run.xsave);
     if (what)
         return differs(v, what);
-    take_marks(y);
+    drop_marks(y);
     page = verify_memory(y, &at);
     if (!page)
         return MON_OK;
@@ -509,12 +556,6 @@ static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
 }
 
 /* ---- leaving ---- */
-
-static enum mon_rc skip(struct mon_verify *y)
-{
-    y->skipped++;
-    return MON_OK;
-}
 
 /* How many instructions lie before rip in the block; -1 when it is not at one of them. */
 static int instructions_before(const struct mon_verify *y, uint64_t rip)

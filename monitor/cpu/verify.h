@@ -29,9 +29,9 @@ enum mon_rc mon_verify_end(struct mon_vcpu *v, enum rt_exit reason);
 
 /* The page of RAM at host (guest-physical address gpa) may be written now. */
 void mon_verify_touch(const struct mon_vcpu *v, uint64_t gpa, uint8_t *host);
-/* RAM was written. True: it will be undone, so translations of it stay. */
+/* RAM was written; code: it holds translated code. True: it will be undone, so that stays. */
 bool mon_verify_wrote(const struct mon_vcpu *v, bool code);
-/* Accessed or dirty bits of the page-table entry at gpa are to be set. True: not now. */
-bool mon_verify_mark(const struct mon_vcpu *v, uint64_t gpa, uint64_t bits);
+/* Accessed or dirty bits of the page-table entry at gpa are about to be set. */
+void mon_verify_mark(const struct mon_vcpu *v, uint64_t gpa, uint64_t bits);
 
 #endif

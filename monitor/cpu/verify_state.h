@@ -10,7 +10,7 @@
 #define MAX_INSNS 32   /* of a block: repeating a trial stays cheap */
 #define PLANS     8192 /* blocks whose decoded instructions are kept */
 #define PAGES     1024 /* that one block may write */
-#define MARKS     64
+#define MARKS     2048 /* accessed and dirty bits set on the way */
 #define COUNTERS  (1u << 16)
 #define FIRST     256 /* runs of a block that are all compared */
 #define EVERY     61  /* of the later ones, one of so many */
@@ -59,6 +59,7 @@ struct mon_verify {
     enum phase phase;
     bool armed; /* a trial waits for its run */
     bool wrote_code;
+    bool marking; /* the next write sets accessed or dirty bits */
     const struct plan *plan;
     enum ending ending;
     unsigned done; /* instructions that the trial completed */
@@ -66,7 +67,8 @@ struct mon_verify {
     struct mon_exception exc; /* of AT_FAULT */
     unsigned npages, nmarks;
     struct {
-        uint64_t gpa, bits;
+        uint64_t gpa;
+        uint32_t bits, entry; /* of its low half, before */
     } mark[MARKS];
     uint64_t compared, skipped;
     size_t xsave_size;

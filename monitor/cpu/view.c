@@ -1253,6 +1253,8 @@ void mon_view_drop_all(struct mon_vm *vm)
 {
     for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
         struct mon_vcpu *v = vm->vcpu[n];
+        if (v)
+            mon_walk_cache_flush(v);
         for (unsigned i = 0; v && v->views && i < MAX_VIEWS; i++) {
             if (v->views->view[i].space)
                 empty_view(v, &v->views->view[i]);

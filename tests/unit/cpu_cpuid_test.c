@@ -41,25 +41,25 @@ struct bit_row {
     uint8_t reg, bit;
 };
 static struct bit_row hidden[] = {
-    {1, 0, EDX, 9},           /* APIC */
-    {1, 0, EDX, 28},          /* HTT */
-    {1, 0, ECX, 3},           /* MONITOR */
-    {1, 0, ECX, 5},           /* VMX */
-    {1, 0, ECX, 21},          /* x2APIC */
-    {1, 0, ECX, 24},          /* TSC deadline */
-    {7, 0, EBX, 4},           /* HLE */
-    {7, 0, EBX, 11},          /* RTM */
-    {7, 0, EBX, 14},          /* MPX */
-    {7, 0, EBX, 25},          /* PT */
-    {7, 0, ECX, 3},           /* PKU */
-    {7, 0, ECX, 7},           /* CET shadow stacks */
-    {7, 0, ECX, 16},          /* LA57 */
-    {7, 0, EDX, 16},          /* TSXLDTRK */
-    {7, 0, EDX, 20},          /* CET IBT */
-    {7, 0, EDX, 24},          /* AMX */
-    {7, 0, EDX, 26},          /* IBRS, IBPB */
-    {7, 0, EBX, 20},          /* SMAP: only when asked for */
-    {0x80000001, 0, ECX, 2},  /* SVM */
+    {1, 0, EDX, 9},          /* APIC */
+    {1, 0, EDX, 28},         /* HTT */
+    {1, 0, ECX, 3},          /* MONITOR */
+    {1, 0, ECX, 5},          /* VMX */
+    {1, 0, ECX, 21},         /* x2APIC */
+    {1, 0, ECX, 24},         /* TSC deadline */
+    {7, 0, EBX, 4},          /* HLE */
+    {7, 0, EBX, 11},         /* RTM */
+    {7, 0, EBX, 14},         /* MPX */
+    {7, 0, EBX, 25},         /* PT */
+    {7, 0, ECX, 3},          /* PKU */
+    {7, 0, ECX, 7},          /* CET shadow stacks */
+    {7, 0, ECX, 16},         /* LA57 */
+    {7, 0, EDX, 16},         /* TSXLDTRK */
+    {7, 0, EDX, 20},         /* CET IBT */
+    {7, 0, EDX, 24},         /* AMX */
+    {7, 0, EDX, 26},         /* IBRS, IBPB */
+    {7, 0, EBX, 20},         /* SMAP: only when asked for */
+    {0x80000001, 0, ECX, 2}, /* SVM */
 };
 ParameterizedTestParameters(cpu_cpuid, what_is_not_virtualized_is_hidden)
 {
@@ -71,9 +71,11 @@ ParameterizedTest(struct bit_row *row, cpu_cpuid, what_is_not_virtualized_is_hid
 }
 
 static struct bit_row passed[] = {
-    {1, 0, EDX, 0},  {1, 0, EDX, 26}, {1, 0, ECX, 0}, {1, 0, ECX, 9},   {1, 0, ECX, 20},
-    {1, 0, ECX, 23}, {1, 0, ECX, 28}, {7, 0, EBX, 5}, {7, 0, EBX, 8},   {7, 0, EBX, 16},
-    {7, 0, EBX, 29}, {7, 0, ECX, 9},  {7, 1, EAX, 4}, {0xd, 1, EAX, 1}, {0x80000001, 0, EDX, 20},
+    {1, 0, EDX, 0},           {1, 0, EDX, 26},          {1, 0, ECX, 0},
+    {1, 0, ECX, 9},           {1, 0, ECX, 20},          {1, 0, ECX, 23},
+    {1, 0, ECX, 28},          {7, 0, EBX, 5},           {7, 0, EBX, 8},
+    {7, 0, EBX, 16},          {7, 0, EBX, 29},          {7, 0, ECX, 9},
+    {7, 1, EAX, 4},           {0xd, 1, EAX, 1},         {0x80000001, 0, EDX, 20},
     {0x80000001, 0, EDX, 29}, {0x80000001, 0, EDX, 27}, {0x80000001, 0, EDX, 26},
     {0x80000001, 0, ECX, 0},  {1, 0, ECX, 13},          {7, 0, EBX, 7},
 };

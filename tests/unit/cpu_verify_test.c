@@ -103,6 +103,31 @@ Test(verify, the_guests_memory_comes_out_the_same, .timeout = 20)
     engine_guest_destroy(&g);
 }
 
+/* The slow path and the window's filling set these bits at different times. */
+Test(verify, accessed_and_dirty_bits_are_seen_alike, .fini = teardown, .timeout = 20)
+{
+    /* mov 0x20000, %edx; mov 0x11080, %eax; mov %eax, 0x21000; mov 0x11084, %ebx; hlt: the entries
+     * of pages 20h and 21h are at 0x11080 and 0x11084 */
+    static const uint8_t code[] = {0x8b, 0x15, 0, 0, 2,    0,    0xa1, 0x80, 0x10, 1, 0,   0xa3,
+                                   0,    0x10, 2, 0, 0x8b, 0x1d, 0x84, 0x10, 1,    0, 0xf4};
+    struct novt_sregs s;
+
+    create(code, sizeof(code));
+    for (uint32_t n = 0; n < 1024; n++) {
+        uint32_t entry = n << 12 | 3;
+        memcpy(g.ram + 0x11000 + 4 * n, &entry, 4);
+    }
+    memcpy(g.ram + 0x10000, &(uint32_t){0x11003}, 4);
+    novt_vcpu_get_sregs(g.vcpu, &s);
+    s.cr3 = 0x10000;
+    s.cr0 |= MON_CR0_PG | MON_CR0_WP;
+    cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
+    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT, "%s", g.run->fail.reason);
+    cr_assert_geq(mon_verify_count(g.v), 1);
+    cr_assert_eq(g.v->cpu->gpr[RT_AX], 0x20023);
+    cr_assert_eq(g.v->cpu->gpr[RT_BX], 0x21063);
+}
+
 /* ---- what is wrong is found ---- */
 
 struct bad_row {

@@ -1,26 +1,36 @@
 #!/bin/sh
-# run-i386.sh BUILD [OPTIONS of novt run] - boots the demo guest: an unmodified Debian i386 kernel.
+# run-guest.sh BUILD FLAVOUR [OPTIONS of novt run] - boots the demo guest: an unmodified Debian
+# kernel, of a flavour that fetch-guest.sh knows.
 #
 # At a terminal it leaves the user at the guest's shell. Without one the guest runs a scripted
 # session and powers off; the exit status is 0 only if the whole session came through.
-# NOVT_FLAVOUR chooses the kernel: 686-pae (the default) or 686.
 set -eu
 
 build=$1
-shift
+flavour=$2
+shift 2
 here=$(dirname "$0")
-flavour=${NOVT_FLAVOUR:-686-pae}
 cache=${NOVT_GUEST_CACHE:-$build/guests}
+case "$flavour" in
+*amd64)
+    arch=amd64
+    memory=1G
+    ;;
+*)
+    arch=i386
+    memory=512M
+    ;;
+esac
 
-"$here/fetch-i386.sh" "$build" "$flavour"
-initrd=$build/guest-i386.cpio
-"$here/mkinitramfs.sh" "$build" "$initrd"
+"$here/fetch-guest.sh" "$build" "$flavour"
+initrd=$build/guest-$arch.cpio
+"$here/mkinitramfs.sh" -a "$arch" "$build" "$initrd"
 
 boot()
 {
     append=$1
     shift
-    "$build/novt" run --kernel "$cache/vmlinuz-$flavour" --initrd "$initrd" --memory 512M \
+    "$build/novt" run --kernel "$cache/vmlinuz-$flavour" --initrd "$initrd" --memory "$memory" \
         --append "console=ttyS0 $append" "$@"
 }
 
@@ -29,8 +39,8 @@ if [ -t 0 ] && [ -t 1 ]; then
     exit
 fi
 
-output=$build/run-i386.out
-status=$build/run-i386.status
+output=$build/run-$arch.out
+status=$build/run-$arch.status
 {
     boot 'loglevel=5 novt.session=session' "$@" </dev/null && echo 0 >"$status" || echo $? >"$status"
 } | tee "$output"
