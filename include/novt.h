@@ -72,7 +72,8 @@ enum novt_log {
 
 /* Creation flags. */
 enum novt_flags {
-    NOVT_F_VERIFY = 1 << 0,    /* run every block through the slow path too and compare */
+    NOVT_F_VERIFY = 1 << 0,    /* run blocks through the slow path too and compare: the first 256
+                                  runs of each block, then 1 in 61; 32-bit code only */
     NOVT_F_STATS = 1 << 1,     /* count guest instructions and time (costs about 1 %) */
     NOVT_F_INTERPRET = 1 << 2, /* slow path only: for finding defects of the translator */
     NOVT_F_NO_CHAIN = 1 << 3,  /* never link blocks: every block returns to the dispatcher */
@@ -107,7 +108,7 @@ enum novt_memory_flags {
 };
 
 /* Maps [gpa, gpa + size) onto memfd at offset; all three multiples of 4096. The memfd stays the
- * caller's; the embedder may map it too, but after writing to it while the guest runs must call
+ * caller's, who may map and close it, but after writing to it while the guest runs must call
  * novt_vm_memory_written(). size 0 removes the slot. */
 NOVT_API int novt_vm_set_memory(struct novt_vm *vm, uint32_t slot, uint64_t gpa, uint64_t size,
                                 int memfd, uint64_t offset, uint32_t flags);

@@ -40,6 +40,12 @@ int rt_os_memfd(const char *name, size_t size)
     return -error;
 }
 
+int rt_os_dup(int fd)
+{
+    int copy = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+    return copy < 0 ? -errno : copy;
+}
+
 void rt_os_close(int fd)
 {
     if (fd >= 0)

@@ -24,6 +24,7 @@ enum rt_prot { RT_PROT_NONE = 0, RT_PROT_R = 1, RT_PROT_RW = 3, RT_PROT_RX = 5 }
 /* All return a negative errno on failure, or NULL where they return pointers. */
 int rt_os_memfd(const char *name, size_t size);
 void rt_os_close(int fd);
+int rt_os_dup(int fd);
 void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot);
 /* Private copy-on-write mapping of a memfd; at may be NULL, or an address to replace. */
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size);

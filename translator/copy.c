@@ -156,6 +156,8 @@ static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
             return pp >= 2;
         case 0x6e: case 0x7e:
             return pp == 1;
+        case 0x92: case 0x93: /* KMOVD; KMOVQ would write the upper half of a guest's register */
+            return pp == 3;
         default:
             return false;
         }

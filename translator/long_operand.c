@@ -602,6 +602,20 @@ static bool copy_far_bit(struct tr_block *t, unsigned i)
     return true;
 }
 
+/* AH to BH with a memory operand, whose REX prefix would rename them: a copy of the byte serves where
+ * it is only read. */
+static bool writes_high_byte(const struct tr_insn *insn)
+{
+    return insn->regs_written >> (insn->reg & 3) & 1;
+}
+
+static unsigned take_high_byte(struct tr_block *t, const struct tr_insn *insn)
+{
+    e4(t, 0xc4, 0x63, 0x7b, 0xf0); /* rorx $8, %reg, %r9d */
+    e2(t, 0xc8 | (insn->reg & 3), 8);
+    return H9;
+}
+
 bool l_copy(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
@@ -619,10 +633,14 @@ bool l_copy(struct tr_block *t, unsigned i)
     if (copy_rsp_add(t, i))
         return true;
     if (insn->has_mem) {
-        if (insn->high_byte || !l_operand(t, i, &o))
+        if ((insn->high_byte && writes_high_byte(insn)) || !l_operand(t, i, &o))
             return false;
         f.mem = &o;
         s.taken = 1u << o.base | (o.has_index ? 1u << o.index : 0);
+        if (insn->high_byte) {
+            f.reg = take_high_byte(t, insn);
+            s.taken |= 1u << H9;
+        }
         if (t->delta_of >= 0) /* keep the delta for the next instruction if there is room */
             s.taken |= 1u << H11;
     }

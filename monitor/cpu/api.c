@@ -176,6 +176,15 @@ int novt_vm_create(const struct novt_config *config, struct novt_vm **out, char 
     return NOVT_OK;
 }
 
+static void drop_slot(struct mon_slot *slot)
+{
+    if (!slot->used)
+        return;
+    rt_os_unmap(slot->host, slot->size);
+    rt_os_close(slot->fd);
+    slot->used = false;
+}
+
 static void vcpu_destroy(struct mon_vcpu *v)
 {
     mon_verify_destroy(v);
@@ -195,7 +204,7 @@ void novt_vm_destroy(struct novt_vm *handle)
             vcpu_destroy(vm->vcpu[i]);
     }
     for (unsigned i = 0; i < MON_MAX_SLOTS; i++)
-        rt_os_unmap(vm->slot[i].host, vm->slot[i].size);
+        drop_slot(&vm->slot[i]);
     cc_jitinfo_destroy(vm->jitinfo);
     cc_destroy(&vm->cc);
     pthread_mutex_destroy(&vm->lock);
@@ -256,10 +265,14 @@ int novt_vm_set_memory(struct novt_vm *handle, uint32_t index, uint64_t gpa, uin
             return fail(vm, NOVT_E_NOMEM, "cannot map %llu bytes of guest memory (%s)",
                         (unsigned long long) size, strerror(errno));
     }
+    int fd = size ? rt_os_dup(memfd) : -1; /* the caller may close its own */
+    if (size && fd < 0) {
+        rt_os_unmap(host, size);
+        return fail(vm, NOVT_E_NOMEM, "cannot duplicate the memfd (%s)", strerror(-fd));
+    }
     drop_translations(vm);
-    if (slot->used)
-        rt_os_unmap(slot->host, slot->size);
-    *slot = (struct mon_slot){.gpa = gpa, .size = size, .offset = offset, .fd = memfd,
+    drop_slot(slot);
+    *slot = (struct mon_slot){.gpa = gpa, .size = size, .offset = offset, .fd = fd,
                               .used = size != 0, .readonly = flags & NOVT_MEM_READONLY,
                               .host = host};
     return NOVT_OK;
@@ -480,7 +493,7 @@ void mon_vcpu_poke(struct mon_vcpu *v)
 
     __atomic_store_n(&v->kicked, true, __ATOMIC_SEQ_CST);
     tid = __atomic_load_n(&v->tid, __ATOMIC_SEQ_CST);
-    if (tid && tid != rt_fault_self())
+    if (tid) /* also to itself: the caller may be a handler that interrupted translated code */
         rt_fault_kick(tid);
 }
 

@@ -186,7 +186,13 @@ struct mon_cpuid {
     uint64_t xcr0_allowed; /* bits the guest may set in XCR0 */
     uint64_t tsc_khz;
     bool has_nx, has_smep, has_smap, has_umip, has_pcid, has_la57, has_1g, has_fsgsbase, has_long;
-    bool intel; /* the vendor */
+    bool intel;          /* the vendor */
+    bool zero_selectors; /* x87 images have no selectors: CPUID.7.EBX[13] */
+    /* State components as leaf 0Dh has them; size 0: there is none. */
+    struct {
+        uint16_t size, offset;
+        bool aligned; /* in the compacted format */
+    } component[8];
     uint8_t phys_bits;
 };
 

@@ -436,6 +436,13 @@ static void summarise(struct mon_cpuid *table)
     table->has_fsgsbase = has(table, "fsgsbase");
     table->has_long = has(table, "lm");
     table->intel = vendor_is_intel();
+    table->zero_selectors = has(table, "zero_fcs_fds");
+    for (unsigned n = 2; n < 8; n++) {
+        const struct mon_cpuid_entry *e = find(table, 0xd, n);
+        table->component[n].size = e ? (uint16_t)e->eax : 0;
+        table->component[n].offset = e ? (uint16_t)e->ebx : 0;
+        table->component[n].aligned = e && e->ecx & 2;
+    }
     table->phys_bits = sizes ? (uint8_t)sizes->eax : 36;
 }
 

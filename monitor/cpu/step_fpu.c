@@ -79,20 +79,11 @@ static uint64_t in_use(const struct mon_vcpu *v)
     return get64(area_of(v) + AREA_HEADER);
 }
 
-static const struct mon_cpuid_entry *component_entry(const struct mon_vcpu *v, unsigned component)
-{
-    const struct mon_cpuid *id = mon_vm_cpuid(v);
-    for (unsigned n = 0; n < id->count; n++)
-        if (id->entry[n].leaf == 0xd && id->entry[n].subleaf == component)
-            return &id->entry[n];
-    return NULL;
-}
-
 unsigned step_component(const struct mon_vcpu *v, unsigned component, unsigned *offset)
 {
-    const struct mon_cpuid_entry *entry = component_entry(v, component);
-    *offset = entry ? entry->ebx : 0;
-    return entry ? entry->eax : 0;
+    const struct mon_cpuid *id = mon_vm_cpuid(v);
+    *offset = id->component[component].offset;
+    return id->component[component].size;
 }
 
 static void initialise_x87(uint8_t *area)
@@ -264,11 +255,8 @@ static struct pointers pointers_of(struct mon_vcpu *v)
         .fdp = guest_fdp(v, get64(area + AREA_FDP)),
         .fop = get16(area + AREA_FOP) & 0x7ff,
     };
-    const struct mon_cpuid *id = mon_vm_cpuid(v);
-    /* CPUID.7.EBX[13]: the CPU stores zero selectors. */
-    for (unsigned n = 0; n < id->count; n++)
-        if (id->entry[n].leaf == 7 && !id->entry[n].subleaf && (id->entry[n].ebx >> 13 & 1))
-            return p;
+    if (mon_vm_cpuid(v)->zero_selectors)
+        return p;
     p.fcs = p.fip ? v->seg[NOVT_CS].selector : 0;
     p.fds = p.fdp ? v->seg[NOVT_DS].selector : 0;
     return p;
@@ -464,20 +452,18 @@ static unsigned visible(const struct tr_insn *i, unsigned number, unsigned size)
 /* Where a component lies in an image with layout: 0 for the standard format, else XCOMP_BV. */
 static unsigned image_offset(const struct mon_vcpu *v, uint64_t layout, unsigned number)
 {
-    unsigned at = AREA_COMPONENT, offset;
-    if (!layout) {
-        step_component(v, number, &offset);
-        return offset;
-    }
+    const struct mon_cpuid *id = mon_vm_cpuid(v);
+    unsigned at = AREA_COMPONENT;
+    if (!layout)
+        return id->component[number].offset;
     for (unsigned k = STEP_AVX; k <= number; k++) {
-        const struct mon_cpuid_entry *entry = component_entry(v, k);
-        if (!(layout >> k & 1) || !entry)
+        if (!(layout >> k & 1) || !id->component[k].size)
             continue;
-        if (entry->ecx & 2)
+        if (id->component[k].aligned)
             at = (at + 63) & ~63u;
         if (k == number)
             break;
-        at += entry->eax;
+        at += id->component[k].size;
     }
     return at;
 }

@@ -1,6 +1,6 @@
-/* Resource control (docs/design.md, section 1): whatever the guest's instruction is, the emitted code
- * addresses memory only in the ways that the window confines, keeps the upper halves of the guest's
- * registers zero, and contains no instruction that reaches the host. */
+/* Resource control (docs/design.md, section 1): whatever the guest's instruction is, the emitted
+ * code addresses memory only in the ways that the window confines, keeps the upper halves of the
+ * guest's registers zero, and contains no instruction that reaches the host. */
 #include "codecache/cc.h"
 #include "runtime/rt.h"
 #include "tests/unit/translator_scan.h"
@@ -37,26 +37,66 @@ static bool is_guest_register(ZydisRegister reg)
 static bool mnemonic_is_forbidden(const ZydisDecodedInstruction *zi)
 {
     switch (zi->mnemonic) {
-    case ZYDIS_MNEMONIC_SYSCALL: case ZYDIS_MNEMONIC_SYSENTER: case ZYDIS_MNEMONIC_SYSRET:
-    case ZYDIS_MNEMONIC_SYSEXIT: case ZYDIS_MNEMONIC_INT: case ZYDIS_MNEMONIC_INT1:
-    case ZYDIS_MNEMONIC_INT3: case ZYDIS_MNEMONIC_IRET: case ZYDIS_MNEMONIC_IRETD:
-    case ZYDIS_MNEMONIC_IRETQ: case ZYDIS_MNEMONIC_CALL: case ZYDIS_MNEMONIC_RET:
-    case ZYDIS_MNEMONIC_WRFSBASE: case ZYDIS_MNEMONIC_WRGSBASE: case ZYDIS_MNEMONIC_RDFSBASE:
-    case ZYDIS_MNEMONIC_RDGSBASE: case ZYDIS_MNEMONIC_WRPKRU: case ZYDIS_MNEMONIC_RDPKRU:
-    case ZYDIS_MNEMONIC_XSETBV: case ZYDIS_MNEMONIC_XGETBV: case ZYDIS_MNEMONIC_CPUID:
-    case ZYDIS_MNEMONIC_IN: case ZYDIS_MNEMONIC_OUT: case ZYDIS_MNEMONIC_CLI:
-    case ZYDIS_MNEMONIC_STI: case ZYDIS_MNEMONIC_HLT: case ZYDIS_MNEMONIC_SGDT:
-    case ZYDIS_MNEMONIC_SIDT: case ZYDIS_MNEMONIC_SLDT: case ZYDIS_MNEMONIC_STR:
-    case ZYDIS_MNEMONIC_SMSW: case ZYDIS_MNEMONIC_LGDT: case ZYDIS_MNEMONIC_LIDT:
-    case ZYDIS_MNEMONIC_LLDT: case ZYDIS_MNEMONIC_LTR: case ZYDIS_MNEMONIC_LMSW:
-    case ZYDIS_MNEMONIC_LAR: case ZYDIS_MNEMONIC_LSL: case ZYDIS_MNEMONIC_VERR:
-    case ZYDIS_MNEMONIC_VERW: case ZYDIS_MNEMONIC_LFS: case ZYDIS_MNEMONIC_LGS:
-    case ZYDIS_MNEMONIC_LSS: case ZYDIS_MNEMONIC_SWAPGS: case ZYDIS_MNEMONIC_RDMSR:
-    case ZYDIS_MNEMONIC_WRMSR: case ZYDIS_MNEMONIC_RDPMC: case ZYDIS_MNEMONIC_RDPID:
-    case ZYDIS_MNEMONIC_MOVDIR64B: case ZYDIS_MNEMONIC_ENQCMD: case ZYDIS_MNEMONIC_ENQCMDS:
-    case ZYDIS_MNEMONIC_FXSAVE: case ZYDIS_MNEMONIC_XSAVE: case ZYDIS_MNEMONIC_XSAVEC:
-    case ZYDIS_MNEMONIC_XRSTOR: case ZYDIS_MNEMONIC_FNSTENV: case ZYDIS_MNEMONIC_FNSAVE:
-    case ZYDIS_MNEMONIC_XBEGIN: case ZYDIS_MNEMONIC_XABORT: case ZYDIS_MNEMONIC_XEND:
+    case ZYDIS_MNEMONIC_SYSCALL:
+    case ZYDIS_MNEMONIC_SYSENTER:
+    case ZYDIS_MNEMONIC_SYSRET:
+    case ZYDIS_MNEMONIC_SYSEXIT:
+    case ZYDIS_MNEMONIC_INT:
+    case ZYDIS_MNEMONIC_INT1:
+    case ZYDIS_MNEMONIC_INT3:
+    case ZYDIS_MNEMONIC_IRET:
+    case ZYDIS_MNEMONIC_IRETD:
+    case ZYDIS_MNEMONIC_IRETQ:
+    case ZYDIS_MNEMONIC_CALL:
+    case ZYDIS_MNEMONIC_RET:
+    case ZYDIS_MNEMONIC_WRFSBASE:
+    case ZYDIS_MNEMONIC_WRGSBASE:
+    case ZYDIS_MNEMONIC_RDFSBASE:
+    case ZYDIS_MNEMONIC_RDGSBASE:
+    case ZYDIS_MNEMONIC_WRPKRU:
+    case ZYDIS_MNEMONIC_RDPKRU:
+    case ZYDIS_MNEMONIC_XSETBV:
+    case ZYDIS_MNEMONIC_XGETBV:
+    case ZYDIS_MNEMONIC_CPUID:
+    case ZYDIS_MNEMONIC_IN:
+    case ZYDIS_MNEMONIC_OUT:
+    case ZYDIS_MNEMONIC_CLI:
+    case ZYDIS_MNEMONIC_STI:
+    case ZYDIS_MNEMONIC_HLT:
+    case ZYDIS_MNEMONIC_SGDT:
+    case ZYDIS_MNEMONIC_SIDT:
+    case ZYDIS_MNEMONIC_SLDT:
+    case ZYDIS_MNEMONIC_STR:
+    case ZYDIS_MNEMONIC_SMSW:
+    case ZYDIS_MNEMONIC_LGDT:
+    case ZYDIS_MNEMONIC_LIDT:
+    case ZYDIS_MNEMONIC_LLDT:
+    case ZYDIS_MNEMONIC_LTR:
+    case ZYDIS_MNEMONIC_LMSW:
+    case ZYDIS_MNEMONIC_LAR:
+    case ZYDIS_MNEMONIC_LSL:
+    case ZYDIS_MNEMONIC_VERR:
+    case ZYDIS_MNEMONIC_VERW:
+    case ZYDIS_MNEMONIC_LFS:
+    case ZYDIS_MNEMONIC_LGS:
+    case ZYDIS_MNEMONIC_LSS:
+    case ZYDIS_MNEMONIC_SWAPGS:
+    case ZYDIS_MNEMONIC_RDMSR:
+    case ZYDIS_MNEMONIC_WRMSR:
+    case ZYDIS_MNEMONIC_RDPMC:
+    case ZYDIS_MNEMONIC_RDPID:
+    case ZYDIS_MNEMONIC_MOVDIR64B:
+    case ZYDIS_MNEMONIC_ENQCMD:
+    case ZYDIS_MNEMONIC_ENQCMDS:
+    case ZYDIS_MNEMONIC_FXSAVE:
+    case ZYDIS_MNEMONIC_XSAVE:
+    case ZYDIS_MNEMONIC_XSAVEC:
+    case ZYDIS_MNEMONIC_XRSTOR:
+    case ZYDIS_MNEMONIC_FNSTENV:
+    case ZYDIS_MNEMONIC_FNSAVE:
+    case ZYDIS_MNEMONIC_XBEGIN:
+    case ZYDIS_MNEMONIC_XABORT:
+    case ZYDIS_MNEMONIC_XEND:
         return true;
     default:
         return false;
@@ -114,7 +154,8 @@ static bool memory_is_confined(const ZydisDecodedInstruction *zi,
 }
 
 /* A 64-bit result in a guest register, where the guest's instruction was only copied. */
-static bool writes_upper_half(const ZydisDecodedInstruction *zi, const ZydisDecodedOperand *operands)
+static bool writes_upper_half(const ZydisDecodedInstruction *zi,
+                              const ZydisDecodedOperand *operands)
 {
     for (unsigned i = 0; i < zi->operand_count; i++) {
         const ZydisDecodedOperand *o = &operands[i];
@@ -159,8 +200,14 @@ static void translate_one(const uint8_t *bytes, const struct tr_insn *insn, void
     static uint8_t page[2 * 4096];
     uint32_t key = *(const uint32_t *)arg;
     struct cc_block *block;
-    struct tr_request request = {.cc = &cc, .stubs = &stubs, .pc = 0x1000, .gpa = 0x1000, .key = key,
-                                 .max_insns = 1, .bytes = page, .gpa2 = 0x2000};
+    struct tr_request request = {.cc = &cc,
+                                 .stubs = &stubs,
+                                 .pc = 0x1000,
+                                 .gpa = 0x1000,
+                                 .key = key,
+                                 .max_insns = 1,
+                                 .bytes = page,
+                                 .gpa2 = 0x2000};
 
     memcpy(page, bytes, 15);
     cc_flush(&cc);
@@ -173,10 +220,22 @@ static void translate_one(const uint8_t *bytes, const struct tr_insn *insn, void
 
 /* Registers, and memory through every kind of operand. */
 static const uint8_t tails[][8] = {
-    {0xc1, 1, 2, 3, 4}, {0xc8, 1, 2, 3, 4}, {0xd3, 1, 2, 3, 4}, {0xda, 1, 2, 3, 4},
-    {0xe1, 1, 2, 3, 4}, {0xec, 1, 2, 3, 4}, {0xf6, 1, 2, 3, 4}, {0xff, 1, 2, 3, 4},
-    {0x00, 1, 2, 3, 4}, {0x0b, 1, 2, 3, 4}, {0x13, 1, 2, 3, 4}, {0x1e, 1, 2, 3, 4},
-    {0x27, 1, 2, 3, 4}, {0x2f, 1, 2, 3, 4}, {0x31, 1, 2, 3, 4}, {0x3a, 1, 2, 3, 4},
+    {0xc1, 1, 2, 3, 4},
+    {0xc8, 1, 2, 3, 4},
+    {0xd3, 1, 2, 3, 4},
+    {0xda, 1, 2, 3, 4},
+    {0xe1, 1, 2, 3, 4},
+    {0xec, 1, 2, 3, 4},
+    {0xf6, 1, 2, 3, 4},
+    {0xff, 1, 2, 3, 4},
+    {0x00, 1, 2, 3, 4},
+    {0x0b, 1, 2, 3, 4},
+    {0x13, 1, 2, 3, 4},
+    {0x1e, 1, 2, 3, 4},
+    {0x27, 1, 2, 3, 4},
+    {0x2f, 1, 2, 3, 4},
+    {0x31, 1, 2, 3, 4},
+    {0x3a, 1, 2, 3, 4},
     {0x05, 0xff, 0xff, 0xff, 0xff, 1}, /* absolute */
     {0x44, 0x24, 0x80, 1, 2},          /* disp8(esp) */
     {0x84, 0x24, 0, 0, 0, 0x80, 1},    /* disp32(esp), far */

@@ -61,9 +61,9 @@ struct form_row {
     uint8_t cls;
     uint16_t op;
 };
-#define F(name, cls, op, ...)                                                                      \
-    {                                                                                              \
-        name, {__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}), TR_##cls, TR_OP_##op                \
+#define F(name, cls, op, ...)                                                       \
+    {                                                                               \
+        name, {__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}), TR_##cls, TR_OP_##op \
     }
 /* At least one for each operation that has an emitter, and the forms that share a mnemonic. */
 static struct form_row forms[] = {
@@ -177,10 +177,10 @@ struct operand_row {
     uint8_t scale, seg;
     int32_t disp;
 };
-#define O(name, adsize, base, index, scale, seg, disp, ...)                                        \
-    {                                                                                              \
-        name, {__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}), adsize, base, index, scale, seg,    \
-            disp                                                                                   \
+#define O(name, adsize, base, index, scale, seg, disp, ...)                                     \
+    {                                                                                           \
+        name, {__VA_ARGS__}, sizeof((uint8_t[]){__VA_ARGS__}), adsize, base, index, scale, seg, \
+            disp                                                                                \
     }
 static struct operand_row operands[] = {
     O("(ebx)", 32, 3, -1, 1, TR_DS, 0, 0x8b, 0x03),

@@ -1,5 +1,5 @@
-/* flags_read and flags_written against the CPU: the entry check of a block changes flags where these
- * say that nobody will see it.
+/* flags_read and flags_written against the CPU: the entry check of a block changes flags where
+ * these say that nobody will see it.
  *
  * Every innocuous instruction without memory runs natively with random operands, and again with one
  * arithmetic flag inverted:
@@ -36,8 +36,8 @@ static uint32_t random_32(void)
 
 static uint32_t operand(void)
 {
-    static const uint32_t values[] = {0, 1, 2, 31, 32, 33, 0x80, 0xff, 0x8000, 0xffff, 0x80000000,
-                                      0xffffffff};
+    static const uint32_t values[] = {0,    1,    2,      31,     32,         33,
+                                      0x80, 0xff, 0x8000, 0xffff, 0x80000000, 0xffffffff};
     unsigned kind = random_32() % 3;
 
     return kind ? random_32() >> (kind == 1 ? random_32() % 32 : 0)
@@ -51,14 +51,14 @@ static void build(const struct tr_insn *insn)
         0x53, 0x55, 0x41, 0x54, 0x41, 0x55, 0x41, 0x56, 0x41, 0x57, /* push rbx rbp r12-r15 */
         0x49, 0x89, 0xff,                                           /* mov %rdi, %r15 */
         0x41, 0xff, 0x77, 0x40,                                     /* push flags */
-        0x49, 0x8b, 0x07, 0x49, 0x8b, 0x4f, 0x08, 0x49, 0x8b, 0x57, 0x10, 0x49, 0x8b, 0x5f, 0x18,
-        0x49, 0x8b, 0x6f, 0x28, 0x49, 0x8b, 0x77, 0x30, 0x49, 0x8b, 0x7f, 0x38, /* mov */
-        0x9d,                                                                   /* popf */
+        0x49, 0x8b, 0x07, 0x49, 0x8b, 0x4f, 0x08, 0x49, 0x8b, 0x57, 0x10, 0x49, 0x8b, 0x5f,
+        0x18, 0x49, 0x8b, 0x6f, 0x28, 0x49, 0x8b, 0x77, 0x30, 0x49, 0x8b, 0x7f, 0x38, /* mov */
+        0x9d,                                                                         /* popf */
     };
     static const uint8_t after[] = {
-        0x49, 0x89, 0x07, 0x49, 0x89, 0x4f, 0x08, 0x49, 0x89, 0x57, 0x10, 0x49, 0x89, 0x5f, 0x18,
-        0x49, 0x89, 0x6f, 0x28, 0x49, 0x89, 0x77, 0x30, 0x49, 0x89, 0x7f, 0x38,
-        0x9c, 0x41, 0x8f, 0x47, 0x40, 0xfc, /* pushf; pop flags; cld */
+        0x49, 0x89, 0x07, 0x49, 0x89, 0x4f, 0x08, 0x49, 0x89, 0x57, 0x10, 0x49,
+        0x89, 0x5f, 0x18, 0x49, 0x89, 0x6f, 0x28, 0x49, 0x89, 0x77, 0x30, 0x49,
+        0x89, 0x7f, 0x38, 0x9c, 0x41, 0x8f, 0x47, 0x40, 0xfc, /* pushf; pop flags; cld */
         0x41, 0x5f, 0x41, 0x5e, 0x41, 0x5d, 0x41, 0x5c, 0x5d, 0x5b, 0xc3,
     };
     uint8_t *p = code;
@@ -204,11 +204,16 @@ static bool host_has(const struct tr_insn *insn)
     if (insn->encoding == TR_ENC_VEX) /* BMI1 and BMI2; ADX's and others' have a prefix */
         return __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2");
     switch (insn->mnemonic) {
-    case ZYDIS_MNEMONIC_ADCX: case ZYDIS_MNEMONIC_ADOX: case ZYDIS_MNEMONIC_CRC32:
-    case ZYDIS_MNEMONIC_POPCNT: case ZYDIS_MNEMONIC_LZCNT: case ZYDIS_MNEMONIC_TZCNT:
+    case ZYDIS_MNEMONIC_ADCX:
+    case ZYDIS_MNEMONIC_ADOX:
+    case ZYDIS_MNEMONIC_CRC32:
+    case ZYDIS_MNEMONIC_POPCNT:
+    case ZYDIS_MNEMONIC_LZCNT:
+    case ZYDIS_MNEMONIC_TZCNT:
     case ZYDIS_MNEMONIC_MOVBE:
         return true; /* required, or decoded as their older form without */
-    case ZYDIS_MNEMONIC_RDRAND: case ZYDIS_MNEMONIC_RDSEED: /* a new result each time */
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED: /* a new result each time */
         return false;
     default:
         return insn->map < 2;

@@ -100,8 +100,9 @@ static inline void scan_evex(struct scan *s)
 
 static inline void scan_all(struct scan *s)
 {
-    static const uint8_t prefixes[][2] = {{0x66, 0}, {0xf2, 0}, {0xf3, 0}, {0x66, 0xf3}, {0x65, 0},
-                                          {0x64, 0x66}, {0xf0, 0}, {0x67, 0}, {0x2e, 0}};
+    static const uint8_t prefixes[][2] = {{0x66, 0},    {0xf2, 0}, {0xf3, 0},
+                                          {0x66, 0xf3}, {0x65, 0}, {0x64, 0x66},
+                                          {0xf0, 0},    {0x67, 0}, {0x2e, 0}};
 
     scan_legacy(s, prefixes[0], 0);
     for (size_t i = 0; i < sizeof(prefixes) / sizeof(prefixes[0]); i++)

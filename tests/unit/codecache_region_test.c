@@ -1,0 +1,151 @@
+/* Executable memory: reservations, the two views, jump tables. */
+#include "tests/unit/codecache_fixture.h"
+
+#include <stdio.h>
+
+TestSuite(codecache_region, .init = cache_setup, .fini = cache_teardown, .timeout = 30);
+
+Test(codecache_region, what_is_written_in_one_view_is_in_the_other)
+{
+    uint8_t *rw = cc_reserve(&cc, 100);
+
+    memset(rw, 0x5a, 100);
+    uint8_t *rx = cc_commit(&cc, 100);
+    cr_expect_neq(rx, rw);
+    cr_expect_eq(cc_rw(&cc, rx), rw);
+    cr_expect_eq(rx[99], 0x5a);
+    cr_expect(cc_contains(&cc, rx));
+    cr_expect(!cc_contains(&cc, rw));
+    cr_expect(!cc_contains(&cc, cc.rx + cc.size));
+}
+
+/* /proc/self/maps is the proof: no page of the cache is writable and executable. */
+Test(codecache_region, no_view_is_writable_and_executable)
+{
+    FILE *f = fopen("/proc/self/maps", "r");
+    char line[512], rights[8];
+    unsigned views = 0;
+
+    while (fgets(line, sizeof(line), f)) {
+        unsigned long lo;
+        if (!strstr(line, "novt-code") || sscanf(line, "%lx-%*x %7s", &lo, rights) != 2)
+            continue;
+        views++;
+        cr_expect(!(rights[1] == 'w' && rights[2] == 'x'), "%s", line);
+        cr_expect_eq(rights[2] == 'x', lo == (unsigned long)cc.rx, "%s", line);
+    }
+    fclose(f);
+    cr_expect_eq(views, 2);
+}
+
+Test(codecache_region, an_aborted_reservation_leaves_no_trace)
+{
+    size_t used = cc.used;
+    uint8_t *first = cc_reserve(&cc, 4096);
+
+    cc_abort(&cc);
+    cr_expect_eq(cc.used, used);
+    cr_expect_eq(cc_reserve(&cc, 16), first);
+}
+
+Test(codecache_region, commits_are_aligned_and_follow_each_other)
+{
+    cc_reserve(&cc, 4096);
+    uint8_t *a = cc_commit(&cc, 1);
+    cc_reserve(&cc, 4096);
+    uint8_t *b = cc_commit(&cc, 17);
+    cc_reserve(&cc, 4096);
+    uint8_t *c = cc_commit(&cc, 16);
+
+    cr_expect_eq(b - a, 16);
+    cr_expect_eq(c - b, 32);
+    cr_expect_eq((uintptr_t)a % 16, 0);
+}
+
+Test(codecache_region, a_full_region_refuses_and_a_flush_makes_room)
+{
+    unsigned n = 0;
+
+    while (cc_reserve(&cc, 4096)) {
+        cc_commit(&cc, 4096);
+        n++;
+    }
+    cr_expect_eq(n, (CACHE_SIZE - cc.start) / 4096);
+    cr_expect_null(cc_reserve(&cc, 4096), "a refusal holds no reservation");
+    cc_flush(&cc);
+    cr_expect_eq(cc.used, cc.start);
+    cr_expect_not_null(cc_reserve(&cc, 4096));
+}
+
+Test(codecache_region, the_last_byte_can_be_used)
+{
+    cr_expect_not_null(cc_reserve(&cc, CACHE_SIZE - cc.used));
+    cc_commit(&cc, CACHE_SIZE - cc.used);
+    cr_expect_eq(cc.used, CACHE_SIZE);
+    cr_expect_null(cc_reserve(&cc, 1));
+}
+
+Test(codecache_region, a_new_cache_fails_cleanly_without_memory)
+{
+    struct cc other = {0};
+
+    cr_expect_lt(cc_create(&other, 1ull << 62, MAX_GPA), 0);
+}
+
+/* ---- jump tables ---- */
+
+static unsigned entries_other_than_miss(void *const *table)
+{
+    unsigned n = 0;
+    for (unsigned i = 0; i < CC_TABLE_ENTRIES; i++)
+        n += table[i] != miss;
+    return n;
+}
+
+Test(codecache_region, a_new_table_leads_to_the_miss_stub_everywhere)
+{
+    void **table = cc_table_new(&cc);
+
+    cr_assert_not_null(table);
+    cr_expect_eq(entries_other_than_miss(table), 0);
+    cc_table_free(table);
+}
+
+Test(codecache_region, tables_are_private_and_clearing_takes_all_entries)
+{
+    void **a = cc_table_new(&cc), **b = cc_table_new(&cc);
+
+    a[0] = a[0x1234] = a[0xffff] = cc.rx + 16;
+    cr_expect_eq(entries_other_than_miss(b), 0);
+    cr_expect_eq(entries_other_than_miss(cc.miss_table), 0);
+    cr_expect_eq(entries_other_than_miss(a), 3);
+    cc_table_clear(&cc, a);
+    cr_expect_eq(entries_other_than_miss(a), 0);
+    a[5] = cc.rx + 16; /* and it can be used again */
+    cr_expect_eq(entries_other_than_miss(a), 1);
+    cc_table_free(a);
+    cc_table_free(b);
+}
+
+Test(codecache_region, clearing_a_page_takes_its_4096_entries_only)
+{
+    void **table = cc_table_new(&cc);
+
+    table[0x2fff] = table[0x3000] = table[0x3abc] = table[0x3fff] = table[0x4000] = cc.rx + 16;
+    cc_table_clear_page(&cc, table, 0xc0123000ull);
+    cr_expect_eq(entries_other_than_miss(table), 2);
+    cr_expect_eq(table[0x2fff], cc.rx + 16);
+    cr_expect_eq(table[0x4000], cc.rx + 16);
+    cc_table_free(table);
+}
+
+Test(codecache_region, a_block_goes_to_the_slot_of_its_low_16_bits)
+{
+    void **table = cc_table_new(&cc);
+    struct cc_block *b = add_block(0x345678);
+
+    cc_table_set(&cc, table, b);
+    cr_expect_eq(table[0x5678], cc.rx + b->host);
+    cr_expect_eq(entries_other_than_miss(table), 1);
+    cc_table_free(table);
+}
