@@ -13,7 +13,7 @@ static uint32_t hash_of(uint64_t pc, uint64_t gpa, uint32_t key)
 {
     uint64_t h = (pc * 0x9e3779b97f4a7c15ull) ^ ((gpa >> 12) * 0xc2b2ae3d27d4eb4full) ^
                  (key * 0x165667b19e3779f9ull);
-    return (uint32_t) (h >> 40) & (HASH_SIZE - 1);
+    return (uint32_t)(h >> 40) & (HASH_SIZE - 1);
 }
 
 static void page_add(struct cc *cc, uint32_t index, uint64_t gpa, unsigned which)
@@ -25,8 +25,8 @@ static void page_add(struct cc *cc, uint32_t index, uint64_t gpa, unsigned which
     page->blocks = index << 1 | which;
 }
 
-struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto,
-                              const struct cc_map *map, const struct cc_site *sites)
+struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
+                              const struct cc_site *sites)
 {
     if (cc->nblocks >= cc->max_blocks || cc->nsites + proto->nsites > cc->max_sites ||
         cc->nmaps + proto->nmap > cc->max_maps)
@@ -77,7 +77,7 @@ struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc)
 {
     if (!cc_contains(cc, hpc) || cc->nblocks <= 1)
         return NULL;
-    uint32_t offset = (uint32_t) (hpc - cc->rx), lo = 1, hi = cc->nblocks;
+    uint32_t offset = (uint32_t)(hpc - cc->rx), lo = 1, hi = cc->nblocks;
     while (hi - lo > 1) {
         uint32_t mid = lo + (hi - lo) / 2;
         if (cc->blocks[mid].host <= offset)
@@ -92,7 +92,7 @@ struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc)
 uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_t *hpc,
                      enum cc_recipe *recipe)
 {
-    uint32_t offset = (uint32_t) (hpc - cc->rx) - b->host;
+    uint32_t offset = (uint32_t)(hpc - cc->rx) - b->host;
     const struct cc_map *rows = &cc->maps[b->map];
     unsigned found = 0;
 
@@ -100,7 +100,7 @@ uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_
         found = i;
     if (!b->nmap)
         return b->pc;
-    *recipe = (enum cc_recipe) (rows[found].guest >> 12);
+    *recipe = (enum cc_recipe)(rows[found].guest >> 12);
     return b->pc + (rows[found].guest & GUEST_OFFSET);
 }
 
@@ -109,8 +109,8 @@ static void recover_32(struct rt_cpu *cpu, const struct rt_context *context, enu
     for (unsigned i = 0; i < 8; i++)
         cpu->gpr[i] = context->gpr[i];
     if (recipe == CC_R_STRING) {
-        cpu->gpr[RT_SI] = (uint32_t) cpu->gpr[RT_SI];
-        cpu->gpr[RT_DI] = (uint32_t) cpu->gpr[RT_DI];
+        cpu->gpr[RT_SI] = (uint32_t)cpu->gpr[RT_SI];
+        cpu->gpr[RT_DI] = (uint32_t)cpu->gpr[RT_DI];
     }
     cpu->insns = context->gpr[13];
 }
@@ -133,11 +133,11 @@ static void recover_64(struct rt_cpu *cpu, const struct rt_context *context, enu
 bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context)
 {
     enum cc_recipe recipe = CC_R_IDENTITY;
-    const struct cc_block *b = cc_find(cc, (const uint8_t *) context->rip);
+    const struct cc_block *b = cc_find(cc, (const uint8_t *)context->rip);
 
     if (!b)
         return false;
-    cpu->rip = cc_guest_pc(cc, b, (const uint8_t *) context->rip, &recipe);
+    cpu->rip = cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe);
     if (b->wide)
         recover_64(cpu, context, recipe);
     else

@@ -34,50 +34,50 @@ struct cc_map {
 
 /* A translated block. Blocks are never freed one by one: a flush drops all of them. */
 struct cc_block {
-    uint64_t pc;        /* guest linear address of the first byte */
-    uint64_t gpa;       /* guest-physical address of the first byte */
-    uint64_t gpa2;      /* page of the second half of a crossing instruction, or ~0 */
-    uint32_t key;       /* translation mode bits */
-    uint32_t host;      /* offset of the indirect entry in the region */
+    uint64_t pc;   /* guest linear address of the first byte */
+    uint64_t gpa;  /* guest-physical address of the first byte */
+    uint64_t gpa2; /* page of the second half of a crossing instruction, or ~0 */
+    uint32_t key;  /* translation mode bits */
+    uint32_t host; /* offset of the indirect entry in the region */
     uint32_t host_len;
-    uint16_t direct;    /* offset of the direct entry from host */
-    uint16_t len;       /* guest bytes */
+    uint16_t direct; /* offset of the direct entry from host */
+    uint16_t len;    /* guest bytes */
     uint16_t insns;
     uint16_t nmap;
-    uint32_t map;       /* offset of struct cc_map rows in the arena, in rows */
+    uint32_t map; /* offset of struct cc_map rows in the arena, in rows */
     uint32_t hash_next;
     uint32_t page_next[2]; /* list of blocks with code on the page, for each of its pages */
-    uint32_t links_in;  /* sites that jump to this block */
+    uint32_t links_in;     /* sites that jump to this block */
     uint32_t first_site, nsites;
     bool valid;
-    bool wide;          /* 64-bit code: other register conventions (vcpu.h) */
+    bool wide; /* 64-bit code: other register conventions (vcpu.h) */
 };
 
 /* A direct branch in a block: patched to the target when linked, to its stub when not. */
 struct cc_site {
     uint64_t target_pc;
-    uint32_t jump;      /* region offset of the rel32 field */
-    uint32_t stub;      /* region offset of the stub */
-    uint32_t block;     /* the block that it belongs to */
-    uint32_t target;    /* the linked block, or CC_NONE */
-    uint32_t next_in;   /* next in the target's links_in */
+    uint32_t jump;    /* region offset of the rel32 field */
+    uint32_t stub;    /* region offset of the stub */
+    uint32_t block;   /* the block that it belongs to */
+    uint32_t target;  /* the linked block, or CC_NONE */
+    uint32_t next_in; /* next in the target's links_in */
 };
 
 struct cc_page {
-    uint32_t blocks;    /* first block with code on this page */
-    uint16_t drops;     /* how often all of its blocks went because of writes beside them */
-    uint16_t misses;    /* writes beside its blocks since the last time */
-    uint8_t code;       /* the page is write-protected in all views */
-    uint8_t maps;       /* small writable mappings in views, saturating */
+    uint32_t blocks; /* first block with code on this page */
+    uint16_t drops;  /* how often all of its blocks went because of writes beside them */
+    uint16_t misses; /* writes beside its blocks since the last time */
+    uint8_t code;    /* the page is write-protected in all views */
+    uint8_t maps;    /* small writable mappings in views, saturating */
 };
 
 #define CC_COLLIDED 16384u
 
 struct cc {
-    uint8_t *rx, *rw;   /* the two views of the region */
+    uint8_t *rx, *rw; /* the two views of the region */
     int fd;
     size_t size, used, start; /* bytes; start: behind the permanent stubs */
-    uint8_t *reserved;  /* of the open reservation, or NULL */
+    uint8_t *reserved;        /* of the open reservation, or NULL */
     struct cc_block *blocks;
     struct cc_site *sites;
     struct cc_map *maps;
@@ -86,10 +86,10 @@ struct cc {
     uint32_t *hash;
     struct cc_page *pages; /* by gfn */
     uint64_t max_gfn;
-    uint32_t *code_2m;  /* code pages in each 2 MiB of guest-physical memory */
-    void **miss_table;  /* every entry leads to the miss stub */
+    uint32_t *code_2m; /* code pages in each 2 MiB of guest-physical memory */
+    void **miss_table; /* every entry leads to the miss stub */
     int table_fd;
-    uint8_t *miss_stub; /* what a jump table's empty entries hold */
+    uint8_t *miss_stub;                  /* what a jump table's empty entries hold */
     uint64_t collided[CC_COLLIDED / 64]; /* by hash of pc: blocks that share a table slot */
     uint64_t flushes, invalidated, linked, unlinked;
 };
@@ -130,8 +130,8 @@ static inline void cc_table_set(const struct cc *cc, void **table, const struct 
 /* block.c */
 
 /* A new block's record and arrays; NULL when an arena is full. Rows of map are copied. */
-struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto,
-                              const struct cc_map *map, const struct cc_site *sites);
+struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
+                              const struct cc_site *sites);
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
 /* Takes a block out of the index. */
 void cc_hash_remove(struct cc *cc, uint32_t index);
@@ -154,8 +154,8 @@ void cc_unlink_exits(struct cc *cc, struct cc_block *b);
 
 /* invalidate.c: guest-physical pages that hold code. */
 
-/* Bytes [gpa, gpa + len) changed: drops every block made from them. Returns true when the page holds
- * no code any more. */
+/* Bytes [gpa, gpa + len) changed: drops every block made from them. Returns true when the page
+ * holds no code any more. */
 bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len);
 void cc_invalidate_page(struct cc *cc, uint64_t gfn);
 /* Block b was entered for another pc with the same slot: drops it, and remembers to translate it
@@ -163,7 +163,7 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn);
 void cc_collide(struct cc *cc, struct cc_block *b);
 static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {
-    uint32_t bit = (uint32_t) (pc ^ pc >> 16) % CC_COLLIDED;
+    uint32_t bit = (uint32_t)(pc ^ pc >> 16) % CC_COLLIDED;
     return cc->collided[bit / 64] >> (bit % 64) & 1;
 }
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)

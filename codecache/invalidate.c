@@ -9,7 +9,7 @@
 static void close_entry(struct cc *cc, struct cc_block *b)
 {
     uint8_t *entry = cc->rw + b->host;
-    int32_t rel = (int32_t) (cc->miss_stub - (cc->rx + b->host + 5));
+    int32_t rel = (int32_t)(cc->miss_stub - (cc->rx + b->host + 5));
 
     RT_ASSERT(b->direct >= 5);
     entry[0] = 0xe9;
@@ -52,8 +52,8 @@ static bool overlaps(const struct cc_block *b, uint64_t gpa, unsigned len)
 }
 
 /* A store beside the blocks of a page costs a fault and a slow step (4 us), translating a page's
- * blocks again some 30 us. So after 8 stores the page is taken for data and its blocks dropped; each
- * time that this turns out wrong the patience doubles, up to 512 stores. */
+ * blocks again some 30 us. So after 8 stores the page is taken for data and its blocks dropped;
+ * each time that this turns out wrong the patience doubles, up to 512 stores. */
 static bool write_is_data(struct cc_page *page)
 {
     unsigned patience = 8u << (page->drops < 6 ? page->drops : 6);
@@ -95,9 +95,9 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn)
 
 void cc_collide(struct cc *cc, struct cc_block *b)
 {
-    uint32_t bit = (uint32_t) (b->pc ^ b->pc >> 16) % CC_COLLIDED;
+    uint32_t bit = (uint32_t)(b->pc ^ b->pc >> 16) % CC_COLLIDED;
 
     cc->collided[bit / 64] |= 1ull << (bit % 64);
     if (b->valid)
-        block_drop(cc, (uint32_t) (b - cc->blocks));
+        block_drop(cc, (uint32_t)(b - cc->blocks));
 }

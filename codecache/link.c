@@ -10,8 +10,8 @@
 
 static void patch(struct cc *cc, uint32_t field, uint32_t target)
 {
-    int32_t rel = (int32_t) (target - (field + 4));
-    __atomic_store_n((int32_t *) (void *) (cc->rw + field), rel, __ATOMIC_RELEASE);
+    int32_t rel = (int32_t)(target - (field + 4));
+    __atomic_store_n((int32_t *)(void *)(cc->rw + field), rel, __ATOMIC_RELEASE);
 }
 
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target)
@@ -19,9 +19,9 @@ void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target)
     if (site->target != CC_NONE)
         return;
     patch(cc, site->jump, target->host + target->direct);
-    site->target = (uint32_t) (target - cc->blocks);
+    site->target = (uint32_t)(target - cc->blocks);
     site->next_in = target->links_in;
-    target->links_in = (uint32_t) (site - cc->sites);
+    target->links_in = (uint32_t)(site - cc->sites);
     cc->linked++;
 }
 
@@ -30,7 +30,7 @@ void cc_unlink(struct cc *cc, struct cc_site *site)
     if (site->target == CC_NONE)
         return;
     struct cc_block *target = &cc->blocks[site->target];
-    uint32_t self = (uint32_t) (site - cc->sites), *at = &target->links_in;
+    uint32_t self = (uint32_t)(site - cc->sites), *at = &target->links_in;
     while (*at != self)
         at = &cc->sites[*at].next_in;
     *at = site->next_in;

@@ -34,9 +34,9 @@ static int map_views(struct cc *cc)
 /* Sizes follow from what translations look like: 40 bytes of host code a row, 60 a site. */
 static int reserve_arenas(struct cc *cc, uint64_t max_gpa)
 {
-    cc->max_blocks = (uint32_t) (cc->size / 48);
-    cc->max_sites = (uint32_t) (cc->size / 32);
-    cc->max_maps = (uint32_t) (cc->size / 4);
+    cc->max_blocks = (uint32_t)(cc->size / 48);
+    cc->max_sites = (uint32_t)(cc->size / 32);
+    cc->max_maps = (uint32_t)(cc->size / 4);
     cc->max_gfn = max_gpa >> 12;
     cc->blocks = rt_os_reserve(cc->max_blocks * sizeof(*cc->blocks));
     cc->sites = rt_os_reserve(cc->max_sites * sizeof(*cc->sites));
@@ -91,7 +91,7 @@ uint8_t *cc_commit(struct cc *cc, size_t n)
     uint8_t *hpc = cc->rx + cc->used;
 
     RT_ASSERT(cc->reserved && n <= cc->size - cc->used);
-    cc->used += (n + 15) & ~(size_t) 15;
+    cc->used += (n + 15) & ~(size_t)15;
     if (cc->used > cc->size)
         cc->used = cc->size;
     cc->reserved = NULL;
@@ -125,7 +125,7 @@ void **cc_table_new(struct cc *cc)
 
 void cc_table_clear(struct cc *cc, void **table)
 {
-    (void) cc;
+    (void)cc;
     /* Private pages go; what is read next is the memfd's again. */
     rt_os_discard(table, CC_TABLE_SIZE);
 }

@@ -33,7 +33,7 @@
 extern "C" {
 #endif
 
-#define NOVT_API __attribute__((visibility("default")))
+#define NOVT_API           __attribute__((visibility("default")))
 #define NOVT_VERSION_MAJOR 0
 #define NOVT_VERSION_MINOR 1
 #define NOVT_VERSION_PATCH 0
@@ -84,8 +84,8 @@ struct novt_config {
     size_t size;              /* sizeof(struct novt_config): lets the struct grow */
     uint64_t flags;           /* enum novt_flags */
     uint64_t code_cache_size; /* bytes; 0 means 64 MiB */
-    uint32_t map_budget;      /* host mappings that windows may use; 0 means from vm.max_map_count */
-    uint32_t log_mask;        /* enum novt_log */
+    uint32_t map_budget; /* host mappings that windows may use; 0 means from vm.max_map_count */
+    uint32_t log_mask;   /* enum novt_log */
     void (*log)(void *opaque, const char *line); /* called with one line, no newline */
     void *log_opaque;
     const char *cpu; /* "host", "base" or "host,-name,+name"; NULL means "host" */
@@ -127,7 +127,14 @@ struct novt_regs {
 };
 
 enum novt_gpr {
-    NOVT_RAX, NOVT_RCX, NOVT_RDX, NOVT_RBX, NOVT_RSP, NOVT_RBP, NOVT_RSI, NOVT_RDI,
+    NOVT_RAX,
+    NOVT_RCX,
+    NOVT_RDX,
+    NOVT_RBX,
+    NOVT_RSP,
+    NOVT_RBP,
+    NOVT_RSI,
+    NOVT_RDI,
 };
 
 /* A segment register with its hidden part. attr is the descriptor's bits 40-55 shifted down, as
@@ -219,7 +226,7 @@ struct novt_run {
         } io;
         struct {
             uint64_t gpa;
-            uint8_t size;    /* 1 to 8 bytes, never across a page */
+            uint8_t size; /* 1 to 8 bytes, never across a page */
             uint8_t write;
             uint8_t data[8]; /* little endian; read: the embedder's answer, all ones before */
         } mmio;
@@ -250,8 +257,8 @@ NOVT_API void novt_vcpu_kick(struct novt_vcpu *vcpu);
 NOVT_API void novt_vcpu_reset(struct novt_vcpu *vcpu);
 
 struct novt_stat {
-    const char *name;  /* lower_case, stable */
-    const char *unit;  /* "count", "ns" or "bytes" */
+    const char *name; /* lower_case, stable */
+    const char *unit; /* "count", "ns" or "bytes" */
     uint64_t value;
 };
 

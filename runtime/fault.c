@@ -6,8 +6,8 @@
  *
  * A signal whose pc lies in translated code goes to the monitor's hook, which mends the cause
  * (RETRY) or puts the guest's state into rt_cpu (LEAVE); then the handler resumes at rt_exit_fault
- * on the host's stack. A signal in the slow path's native code resumes at rt_native_fault. Any other
- * goes to the handler that was installed before novt's.
+ * on the host's stack. A signal in the slow path's native code resumes at rt_native_fault. Any
+ * other goes to the handler that was installed before novt's.
  *
  * Vector state: the kernel saved it in the signal frame and restores it on return, so the handler
  * may use anything.
@@ -45,32 +45,32 @@ static const int greg_of[16] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG
 static void context_get(struct rt_context *context, const ucontext_t *uc)
 {
     for (unsigned i = 0; i < 16; i++)
-        context->gpr[i] = (uint64_t) uc->uc_mcontext.gregs[greg_of[i]];
-    context->rip = (uint64_t) uc->uc_mcontext.gregs[REG_RIP];
-    context->rflags = (uint64_t) uc->uc_mcontext.gregs[REG_EFL];
+        context->gpr[i] = (uint64_t)uc->uc_mcontext.gregs[greg_of[i]];
+    context->rip = (uint64_t)uc->uc_mcontext.gregs[REG_RIP];
+    context->rflags = (uint64_t)uc->uc_mcontext.gregs[REG_EFL];
 }
 
 static void context_set(const struct rt_context *context, ucontext_t *uc)
 {
     for (unsigned i = 0; i < 16; i++)
-        uc->uc_mcontext.gregs[greg_of[i]] = (greg_t) context->gpr[i];
-    uc->uc_mcontext.gregs[REG_RIP] = (greg_t) context->rip;
-    uc->uc_mcontext.gregs[REG_EFL] = (greg_t) context->rflags;
+        uc->uc_mcontext.gregs[greg_of[i]] = (greg_t)context->gpr[i];
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)context->rip;
+    uc->uc_mcontext.gregs[REG_EFL] = (greg_t)context->rflags;
 }
 
 /* The x86 vector is what the kernel got; siginfo is only its interpretation. */
 static void describe(struct rt_fault *fault, int number, const siginfo_t *info,
                      const ucontext_t *uc)
 {
-    uint64_t trap = (uint64_t) uc->uc_mcontext.gregs[REG_TRAPNO];
-    uint64_t error = (uint64_t) uc->uc_mcontext.gregs[REG_ERR];
+    uint64_t trap = (uint64_t)uc->uc_mcontext.gregs[REG_TRAPNO];
+    uint64_t error = (uint64_t)uc->uc_mcontext.gregs[REG_ERR];
 
-    fault->vector = (uint8_t) trap;
-    fault->pc = (const uint8_t *) uc->uc_mcontext.gregs[REG_RIP];
+    fault->vector = (uint8_t)trap;
+    fault->pc = (const uint8_t *)uc->uc_mcontext.gregs[REG_RIP];
     fault->write = trap == 14 && (error & 2);
     fault->has_addr = trap == 14;
-    fault->addr = fault->has_addr ? (uint64_t) info->si_addr : 0;
-    (void) number;
+    fault->addr = fault->has_addr ? (uint64_t)info->si_addr : 0;
+    (void)number;
 }
 
 static bool inside(const uint8_t *pc, const uint8_t *lo, const uint8_t *hi)
@@ -81,9 +81,9 @@ static bool inside(const uint8_t *pc, const uint8_t *lo, const uint8_t *hi)
 static void leave_to(ucontext_t *uc, struct rt_cpu *cpu, enum rt_exit reason)
 {
     cpu->in_cache = 0;
-    uc->uc_mcontext.gregs[REG_RIP] = (greg_t) rt_exit_fault;
-    uc->uc_mcontext.gregs[REG_RSP] = (greg_t) cpu->host_sp;
-    uc->uc_mcontext.gregs[REG_RAX] = (greg_t) reason;
+    uc->uc_mcontext.gregs[REG_RIP] = (greg_t)rt_exit_fault;
+    uc->uc_mcontext.gregs[REG_RSP] = (greg_t)cpu->host_sp;
+    uc->uc_mcontext.gregs[REG_RAX] = (greg_t)reason;
     uc->uc_mcontext.gregs[REG_EFL] = 0x202;
 }
 
@@ -114,7 +114,7 @@ static void on_fault(int number, siginfo_t *info, void *ucontext)
 {
     struct rt_cpu *cpu = &rt_cpu;
     ucontext_t *uc = ucontext;
-    const uint8_t *pc = (const uint8_t *) uc->uc_mcontext.gregs[REG_RIP];
+    const uint8_t *pc = (const uint8_t *)uc->uc_mcontext.gregs[REG_RIP];
     int saved_errno = errno;
     bool sent = info->si_code <= 0; /* by kill() and the like: not an instruction's doing */
 
@@ -123,7 +123,7 @@ static void on_fault(int number, siginfo_t *info, void *ucontext)
         run_hook(cpu, uc, hooks.fault);
     } else if (!sent && cpu->owner && inside(pc, cpu->native_lo, cpu->native_hi)) {
         describe(&cpu->fault, number, info, uc);
-        uc->uc_mcontext.gregs[REG_RIP] = (greg_t) rt_native_fault;
+        uc->uc_mcontext.gregs[REG_RIP] = (greg_t)rt_native_fault;
     } else {
         for (unsigned i = 0; i < FAULT_SIGNALS; i++) {
             if (fault_signals[i] == number)
@@ -137,19 +137,19 @@ static void on_kick(int number, siginfo_t *info, void *ucontext)
 {
     struct rt_cpu *cpu = &rt_cpu;
     ucontext_t *uc = ucontext;
-    const uint8_t *pc = (const uint8_t *) uc->uc_mcontext.gregs[REG_RIP];
+    const uint8_t *pc = (const uint8_t *)uc->uc_mcontext.gregs[REG_RIP];
     int saved_errno = errno;
 
-    (void) number;
-    (void) info;
+    (void)number;
+    (void)info;
     if (cpu->owner && inside(pc, cpu->code_lo, cpu->code_hi)) {
         run_hook(cpu, uc, hooks.kick);
     } else if (cpu->owner && cpu->in_cache) { /* between C and translated code */
         hooks.kick(cpu, NULL);
-        if (inside(pc, (const uint8_t *) rt_enter_loaded, (const uint8_t *) rt_enter64))
-            uc->uc_mcontext.gregs[REG_R14] = (greg_t) cpu->jump_table;
-        if (inside(pc, (const uint8_t *) rt_enter64, (const uint8_t *) rt_enter_end))
-            uc->uc_mcontext.gregs[REG_R11] = (greg_t) cpu->jump_table;
+        if (inside(pc, (const uint8_t *)rt_enter_loaded, (const uint8_t *)rt_enter64))
+            uc->uc_mcontext.gregs[REG_R14] = (greg_t)cpu->jump_table;
+        if (inside(pc, (const uint8_t *)rt_enter64, (const uint8_t *)rt_enter_end))
+            uc->uc_mcontext.gregs[REG_R11] = (greg_t)cpu->jump_table;
     }
     errno = saved_errno;
 }
@@ -207,7 +207,7 @@ void rt_fault_kick(int tid)
 
 int rt_fault_self(void)
 {
-    return (int) syscall(SYS_gettid);
+    return (int)syscall(SYS_gettid);
 }
 
 void rt_fault_mask(void *saved)

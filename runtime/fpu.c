@@ -16,7 +16,7 @@ static uint64_t host_xcr0(void)
 {
     uint32_t lo, hi;
     __asm__("xgetbv" : "=a"(lo), "=d"(hi) : "c"(0));
-    return (uint64_t) hi << 32 | lo;
+    return (uint64_t)hi << 32 | lo;
 }
 
 uint64_t rt_fpu_mask(void)
@@ -48,7 +48,7 @@ void rt_fpu_load(struct rt_cpu *cpu)
     uint64_t mask = rt_fpu_mask();
     __asm__ volatile("xrstor64 (%0)"
                      :
-                     : "r"(cpu->xsave), "a"((uint32_t) mask), "d"((uint32_t) (mask >> 32))
+                     : "r"(cpu->xsave), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
                      : "memory");
     cpu->fpu_live = 1;
 }
@@ -60,7 +60,7 @@ void rt_fpu_park(struct rt_cpu *cpu)
     uint64_t mask = rt_fpu_mask();
     __asm__ volatile("xsave64 (%0)"
                      :
-                     : "r"(cpu->xsave), "a"((uint32_t) mask), "d"((uint32_t) (mask >> 32))
+                     : "r"(cpu->xsave), "a"((uint32_t)mask), "d"((uint32_t)(mask >> 32))
                      : "memory");
     cpu->fpu_live = 0;
     /* The C ABI wants an empty x87 stack and default control words. */

@@ -24,7 +24,7 @@ static int host_prot(int prot)
 
 static void *map(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
 {
-    void *p = mmap(at, size, host_prot(prot), flags, fd, (off_t) offset);
+    void *p = mmap(at, size, host_prot(prot), flags, fd, (off_t)offset);
     return p == MAP_FAILED ? NULL : p;
 }
 
@@ -33,7 +33,7 @@ int rt_os_memfd(const char *name, size_t size)
     int fd = memfd_create(name, MFD_CLOEXEC);
     if (fd < 0)
         return -errno;
-    if (ftruncate(fd, (off_t) size) == 0)
+    if (ftruncate(fd, (off_t)size) == 0)
         return fd;
     int error = errno;
     close(fd);
@@ -94,7 +94,7 @@ uint64_t rt_os_now_ns(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC_RAW, &ts);
-    return (uint64_t) ts.tv_sec * 1000000000u + (uint64_t) ts.tv_nsec;
+    return (uint64_t)ts.tv_sec * 1000000000u + (uint64_t)ts.tv_nsec;
 }
 
 long rt_os_max_map_count(void)
@@ -119,7 +119,7 @@ int rt_os_append_file(const char *path, const char *buf, size_t len)
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
     if (fd < 0)
         return -errno;
-    int rc = write(fd, buf, len) == (ssize_t) len ? 0 : -EIO;
+    int rc = write(fd, buf, len) == (ssize_t)len ? 0 : -EIO;
     close(fd);
     return rc;
 }

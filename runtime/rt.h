@@ -11,10 +11,10 @@
 /* ---- assertions: our own defects, never the guest's doing ---- */
 
 void rt_assert_failed(const char *what, const char *file, int line) __attribute__((noreturn, cold));
-#define RT_ASSERT(condition)                                                                       \
-    do {                                                                                           \
-        if (__builtin_expect(!(condition), 0))                                                     \
-            rt_assert_failed(#condition, __FILE__, __LINE__);                                      \
+#define RT_ASSERT(condition)                                  \
+    do {                                                      \
+        if (__builtin_expect(!(condition), 0))                \
+            rt_assert_failed(#condition, __FILE__, __LINE__); \
     } while (0)
 
 /* ---- os.c: the only file that calls the host's memory, signal and clock functions ---- */
@@ -49,7 +49,8 @@ intptr_t rt_cpu_offset(void);
 
 /* ---- window.c ---- */
 
-/* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of at least 2 GiB on both sides. */
+/* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of at least 2 GiB on both
+ * sides. */
 uint8_t *rt_window_claim(void);
 void rt_window_release(uint8_t *base);
 #define RT_WINDOW_SIZE (1ull << 32)
@@ -60,7 +61,8 @@ void rt_window_release(uint8_t *base);
 size_t rt_fpu_size(void);
 uint64_t rt_fpu_mask(void);
 /* Brings vector state into the host's registers, or saves it to cpu->xsave so that code that uses
- * vector registers (libc, Zydis, the embedder) may run. Both are cheap when there is nothing to do. */
+ * vector registers (libc, Zydis, the embedder) may run. Both are cheap when there is nothing to do.
+ */
 void rt_fpu_load(struct rt_cpu *cpu);
 void rt_fpu_park(struct rt_cpu *cpu);
 
@@ -78,8 +80,8 @@ void rt_exit_common(void);
 void rt_exit_fault(void);
 
 /* The GS base is the window while translated code runs. gs_loaded remembers what is there. */
-void rt_gs_enter(struct rt_cpu *cpu);   /* saves the thread's own */
-void rt_gs_leave(struct rt_cpu *cpu);   /* puts it back */
+void rt_gs_enter(struct rt_cpu *cpu); /* saves the thread's own */
+void rt_gs_leave(struct rt_cpu *cpu); /* puts it back */
 void rt_gs_load(struct rt_cpu *cpu, void *base);
 static inline void rt_gs_window(struct rt_cpu *cpu)
 {

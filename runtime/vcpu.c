@@ -4,7 +4,7 @@
 
 __thread struct rt_cpu rt_cpu __attribute__((tls_model("initial-exec"), aligned(64)));
 
-#define AGREE(name, field)                                                                         \
+#define AGREE(name, field) \
     _Static_assert(offsetof(struct rt_cpu, field) == name, #field " differs from offsets.h")
 
 AGREE(CPU_GPR, gpr);
@@ -21,9 +21,9 @@ AGREE(CPU_HOST_RSP, host_rsp);
 
 intptr_t rt_cpu_offset(void)
 {
-    const char *self = (const char *) &rt_cpu;
+    const char *self = (const char *)&rt_cpu;
 
     /* Opaque to the compiler: a 32-bit load of the offset cannot be linked. */
     __asm__("" : "+r"(self));
-    return self - (const char *) __builtin_thread_pointer();
+    return self - (const char *)__builtin_thread_pointer();
 }

@@ -70,36 +70,36 @@ struct rt_fault {
 
 struct rt_cpu {
     uint64_t gpr[16];
-    uint64_t rip;    /* EIP or RIP: an offset in CS, not linear */
+    uint64_t rip; /* EIP or RIP: an offset in CS, not linear */
     uint64_t rflags;
-    uint64_t hflags; /* host flags as the exit stub found them */
-    uint8_t vif;     /* RFLAGS.IF while translated code runs */
+    uint64_t hflags;     /* host flags as the exit stub found them */
+    uint8_t vif;         /* RFLAGS.IF while translated code runs */
     uint8_t irq_pending; /* something waits for IF = 1; any thread may set it */
     uint8_t fpu_live;    /* vector state is in the registers, not in xsave */
     uint8_t cpl;
-    uint32_t in_cache;   /* translated code runs (read by the signal handler) */
+    uint32_t in_cache; /* translated code runs (read by the signal handler) */
     void *host_sp;
-    void *jump_table;    /* 65,536 host addresses indexed by the low 16 bits of the pc */
-    uint8_t *window;     /* base of the current view's window */
+    void *jump_table; /* 65,536 host addresses indexed by the low 16 bits of the pc */
+    uint8_t *window;  /* base of the current view's window */
     uint64_t exit_arg;
     uint32_t *segptr[6]; /* where each segment's base is; an unmapped address when unusable */
     uint32_t segbase[8];
     uint64_t tsc_offset;
-    uint64_t tsc_aux;    /* IA32_TSC_AUX, for RDTSCP */
-    uint64_t insns;      /* guest instructions executed (NOVT_F_STATS) */
+    uint64_t tsc_aux; /* IA32_TSC_AUX, for RDTSCP */
+    uint64_t insns;   /* guest instructions executed (NOVT_F_STATS) */
     /* 64-bit code: what is added to the guest's rsp, and its negative; the GS and FS bases (guest,
      * and with their slot's delta added). */
     uint64_t rsp_delta, rsp_undo;
     uint64_t base64[2], host64[2]; /* FS, GS */
-    uint64_t host_rsp;   /* the host's rsp on the way in and out of 64-bit code */
-    const void *miss;    /* the miss stub of the current mode */
-    const uint8_t *canary; /* 64-bit entry checks load from here (long_flow.c) */
+    uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
+    const void *miss;              /* the miss stub of the current mode */
+    const uint8_t *canary;         /* 64-bit entry checks load from here (long_flow.c) */
     struct rt_fault fault;
-    void *xsave;         /* parked vector state, 64-byte aligned */
-    void *owner;         /* struct mon_vcpu; NULL when no vCPU runs on this thread */
-    void *gs_loaded;     /* the host's GS base now */
-    void *gs_host;       /* the thread's own, while a vCPU runs */
-    const uint8_t *code_lo, *code_hi;     /* translated code (executable view) */
+    void *xsave;                      /* parked vector state, 64-byte aligned */
+    void *owner;                      /* struct mon_vcpu; NULL when no vCPU runs on this thread */
+    void *gs_loaded;                  /* the host's GS base now */
+    void *gs_host;                    /* the thread's own, while a vCPU runs */
+    const uint8_t *code_lo, *code_hi; /* translated code (executable view) */
     const uint8_t *native_lo, *native_hi; /* the slow path's native code */
 };
 

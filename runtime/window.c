@@ -5,8 +5,8 @@
  * mapping and one in a reservation two. Holes are safe only where nothing else is ever placed:
  *
  *   0                 16 TiB            31 TiB                 42 TiB            128 TiB
- *   | program (no PIE)  | mimalloc hints  | windows, 8 GiB apart | bottom-up mmaps, PIE, heap, top-down mmaps
- *                                         [guard 2G][4G][guard 2G]
+ *   | program (no PIE)  | mimalloc hints  | windows, 8 GiB apart | bottom-up mmaps, PIE, heap,
+ * top-down mmaps [guard 2G][4G][guard 2G]
  *
  * The kernel places mappings by itself top-down from the stack, or with the legacy layout bottom-up
  * from 42.7 TiB; sanitizers' shadows end at 16 TiB; mimalloc's hints end at 30 TiB. novt's own
@@ -26,7 +26,7 @@ static uint64_t claimed[(WINDOWS + 63) / 64];
 /* A window starts 4 GiB into its stride: 2 GiB of its own guard and more from the neighbour. */
 static uint8_t *window_base(unsigned index)
 {
-    return (uint8_t *) (ZONE_START + index * STRIDE + RT_WINDOW_SIZE);
+    return (uint8_t *)(ZONE_START + index * STRIDE + RT_WINDOW_SIZE);
 }
 
 uint8_t *rt_window_claim(void)
@@ -41,7 +41,7 @@ uint8_t *rt_window_claim(void)
 
 void rt_window_release(uint8_t *base)
 {
-    unsigned index = (unsigned) (((uint64_t) base - RT_WINDOW_SIZE - ZONE_START) / STRIDE);
+    unsigned index = (unsigned)(((uint64_t)base - RT_WINDOW_SIZE - ZONE_START) / STRIDE);
     rt_os_unmap(base, RT_WINDOW_SIZE);
     __atomic_fetch_and(&claimed[index / 64], ~(1ull << (index % 64)), __ATOMIC_ACQ_REL);
 }

@@ -18,9 +18,9 @@ static bool same_page(const struct tr_block *t, uint64_t pc)
 
 static void emit_table_jump(struct tr_block *t, uint64_t pc)
 {
-    e_mov_r8d(t, (uint32_t) pc);
+    e_mov_r8d(t, (uint32_t)pc);
     e3(t, 0x41, 0xff, 0xa6);
-    e32(t, (uint32_t) (pc & (CC_TABLE_ENTRIES - 1)) * 8);
+    e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
 }
 
 void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
@@ -43,7 +43,7 @@ static void emit_indirect(struct tr_block *t)
 
 static uint64_t target_of(const struct tr_block *t, unsigned i)
 {
-    return (uint32_t) (tr_next_of(t, i) + (uint64_t) t->insn[i].imm);
+    return (uint32_t)(tr_next_of(t, i) + (uint64_t)t->insn[i].imm);
 }
 
 bool tr_jcc(struct tr_block *t, unsigned i)
@@ -78,7 +78,7 @@ bool tr_jmp_ind(struct tr_block *t, unsigned i)
 static void emit_push_return(struct tr_block *t, uint64_t next)
 {
     e_stack(t, 0xc7, 0, -4, 4);
-    e32(t, (uint32_t) next);
+    e32(t, (uint32_t)next);
     e_lea_esp(t, -4);
 }
 
@@ -105,7 +105,7 @@ bool tr_ret(struct tr_block *t, unsigned i)
     if (t->insn[i].prefix66 || !(t->rq->key & TR_K_SS))
         return false;
     e_stack(t, 0x8b, 8, 0, 4);
-    e_lea_esp(t, 4 + (t->insn[i].imm_size ? (int) (uint16_t) t->insn[i].imm : 0));
+    e_lea_esp(t, 4 + (t->insn[i].imm_size ? (int)(uint16_t)t->insn[i].imm : 0));
     emit_indirect(t);
     return true;
 }
@@ -122,6 +122,6 @@ bool tr_loop(struct tr_block *t, unsigned i)
     e2(t, 0xeb, 0);
     field = t->p;
     tr_goto(t, target_of(t, i), true);
-    field[-1] = (uint8_t) (t->p - field);
+    field[-1] = (uint8_t)(t->p - field);
     return true;
 }

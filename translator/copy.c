@@ -45,8 +45,17 @@ static unsigned prefix_count(const struct tr_insn *insn)
     unsigned n = 0;
     for (; n < insn->len; n++) {
         switch (insn->bytes[n]) {
-        case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
-        case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x66:
+        case 0x67:
+        case 0xf0:
+        case 0xf2:
+        case 0xf3:
             continue;
         default:
             return n;
@@ -77,7 +86,7 @@ static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsi
         e1(t, rex);
     e3(t, 0x8d, mod << 6 | (dst & 7) << 3 | 4,
        log2 << 6 | (index < 0 ? 4 : index & 7) << 3 | (base < 0 ? 5 : base & 7));
-    e32(t, (uint32_t) disp);
+    e32(t, (uint32_t)disp);
 }
 
 /* The linear address of a FS or GS operand into r9d. */
@@ -85,14 +94,14 @@ static void emit_far_address(struct tr_block *t, const struct tr_insn *insn)
 {
     uint32_t slot = tr_state(offsetof(struct rt_cpu, segptr) + insn->seg * sizeof(void *));
 
-    e_state(t, 0x4c, 0x8b, SCRATCH_R8, slot);  /* mov %fs:segptr, %r8 */
-    e3(t, 0x45, 0x8b, 0x00);                   /* mov (%r8), %r8d */
+    e_state(t, 0x4c, 0x8b, SCRATCH_R8, slot); /* mov %fs:segptr, %r8 */
+    e3(t, 0x45, 0x8b, 0x00);                  /* mov (%r8), %r8d */
     if (insn->base < 0 && insn->index < 0) {
-        emit_lea(t, SCRATCH_R9, SCRATCH_R8, -1, 1, (int32_t) insn->disp);
+        emit_lea(t, SCRATCH_R9, SCRATCH_R8, -1, 1, (int32_t)insn->disp);
     } else if (insn->index < 0) {
-        emit_lea(t, SCRATCH_R9, insn->base, SCRATCH_R8, 1, (int32_t) insn->disp);
+        emit_lea(t, SCRATCH_R9, insn->base, SCRATCH_R8, 1, (int32_t)insn->disp);
     } else {
-        emit_lea(t, SCRATCH_R9, insn->base, insn->index, insn->scale, (int32_t) insn->disp);
+        emit_lea(t, SCRATCH_R9, insn->base, insn->index, insn->scale, (int32_t)insn->disp);
         emit_lea(t, SCRATCH_R9, SCRATCH_R9, SCRATCH_R8, 1, 0);
     }
 }
@@ -145,18 +154,26 @@ static void emit_modrm(struct tr_block *t, const struct tr_insn *insn, enum form
 }
 
 /* In 32-bit code W does not select a 64-bit general register (SDM 2-2.3.5.4, 2-2.7.3): scalar
- * conversions (pp F2h, F3h; the packed ones with the same opcodes do mean W), moves from and to them. */
+ * conversions (pp F2h, F3h; the packed ones with the same opcodes do mean W), moves from and to
+ * them. */
 static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
 {
     if (insn->feature == TR_F_NONE)
         return true;
     if (insn->map == 1 || insn->map == 5) {
         switch (insn->opcode) {
-        case 0x2a: case 0x2c: case 0x2d: case 0x78: case 0x79: case 0x7b:
+        case 0x2a:
+        case 0x2c:
+        case 0x2d:
+        case 0x78:
+        case 0x79:
+        case 0x7b:
             return pp >= 2;
-        case 0x6e: case 0x7e:
+        case 0x6e:
+        case 0x7e:
             return pp == 1;
-        case 0x92: case 0x93: /* KMOVD; KMOVQ would write the upper half of a guest's register */
+        case 0x92:
+        case 0x93: /* KMOVD; KMOVQ would write the upper half of a guest's register */
             return pp == 3;
         default:
             return false;
@@ -167,8 +184,13 @@ static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
     if (insn->map != 3)
         return false;
     switch (insn->opcode) {
-    case 0x14: case 0x15: case 0x16: case 0x20: case 0x22: /* VPEXTR, VPINSR */
-    case 0x60: case 0x61:                                  /* VPCMPESTRM, VPCMPESTRI: lengths */
+    case 0x14:
+    case 0x15:
+    case 0x16:
+    case 0x20:
+    case 0x22: /* VPEXTR, VPINSR */
+    case 0x60:
+    case 0x61: /* VPCMPESTRM, VPCMPESTRI: lengths */
         return true;
     default:
         return false;
@@ -291,7 +313,7 @@ static void emit_moffs(struct tr_block *t, const struct tr_insn *insn, enum form
         e2(t, 0x04, 0x25);
     else
         e1(t, 5);
-    e32(t, form == FORM_GUEST ? (uint32_t) insn->disp : 0);
+    e32(t, form == FORM_GUEST ? (uint32_t)insn->disp : 0);
 }
 
 static bool fits_base(const struct tr_insn *insn)
@@ -363,8 +385,7 @@ bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
     if (form == FORM_R9)
         emit_far_address(t, insn);
     struct tr_insn load = *insn;
-    load.bytes[load.modrm_at] =
-        (uint8_t) ((load.bytes[load.modrm_at] & 0xc7) | (host_reg & 7) << 3);
+    load.bytes[load.modrm_at] = (uint8_t)((load.bytes[load.modrm_at] & 0xc7) | (host_reg & 7) << 3);
     load.imm_size = 0;
     if (form == FORM_GUEST)
         e2(t, 0x65, 0x67);
@@ -381,8 +402,7 @@ size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8
     int32_t disp;
     uint8_t *field;
 
-    if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat ||
-        insn->op == TR_OP_maskmov)
+    if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat || insn->op == TR_OP_maskmov)
         return 0;
     t.p = code;
     if (is_moffs(insn))
@@ -391,13 +411,13 @@ size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8
         return 0; /* LEA: the slow path computes it */
     else
         emit_rewritten(&t, insn, memory ? FORM_RIP : FORM_SAME);
-    size_t len = (size_t) (t.p - code);
+    size_t len = (size_t)(t.p - code);
     if (!memory)
         return len;
     field = code + len - 4;
     if (!is_moffs(insn))
         field -= insn->imm_size;
-    disp = (int32_t) ((const uint8_t *) buffer - (code_rx + len));
+    disp = (int32_t)((const uint8_t *)buffer - (code_rx + len));
     __builtin_memcpy(field, &disp, 4);
     return len;
 }

@@ -8,8 +8,8 @@
  * NOPs that a CPU without them has; KNC off.
  *
  * Thread: any; no state. */
-#include "translator/policy.h"
 #include "runtime/vcpu.h"
+#include "translator/policy.h"
 
 #include <Zydis/Zydis.h>
 #include <string.h>
@@ -55,13 +55,26 @@ static enum tr_seg seg_of_prefixes(const ZydisDecodedInstruction *zi, enum tr_mo
     enum tr_seg seg = TR_SEG_NONE;
     for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
         switch (zi->raw.prefixes[i].value) {
-        case 0x26: seg = mode == TR_MODE_64 ? seg : TR_ES; break;
-        case 0x2e: seg = mode == TR_MODE_64 ? seg : TR_CS; break;
-        case 0x36: seg = mode == TR_MODE_64 ? seg : TR_SS; break;
-        case 0x3e: seg = mode == TR_MODE_64 ? seg : TR_DS; break;
-        case 0x64: seg = TR_FS; break;
-        case 0x65: seg = TR_GS; break;
-        default: break;
+        case 0x26:
+            seg = mode == TR_MODE_64 ? seg : TR_ES;
+            break;
+        case 0x2e:
+            seg = mode == TR_MODE_64 ? seg : TR_CS;
+            break;
+        case 0x36:
+            seg = mode == TR_MODE_64 ? seg : TR_SS;
+            break;
+        case 0x3e:
+            seg = mode == TR_MODE_64 ? seg : TR_DS;
+            break;
+        case 0x64:
+            seg = TR_FS;
+            break;
+        case 0x65:
+            seg = TR_GS;
+            break;
+        default:
+            break;
         }
     }
     return seg;
@@ -93,12 +106,12 @@ static void take_memory(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
     } else if (rm == 4) {
         unsigned base = zi->raw.sib.base, index = zi->raw.sib.index | ext_x;
         if (!(base == 5 && mod == 0))
-            insn->base = (int8_t) (base | ext_b);
-        insn->scale = (uint8_t) (1u << zi->raw.sib.scale);
+            insn->base = (int8_t)(base | ext_b);
+        insn->scale = (uint8_t)(1u << zi->raw.sib.scale);
         if (index != 4 || insn->vsib)
-            insn->index = (int8_t) index;
+            insn->index = (int8_t)index;
     } else if (!(mod == 0 && rm == 5)) {
-        insn->base = (int8_t) (rm | ext_b);
+        insn->base = (int8_t)(rm | ext_b);
     } else if (insn->mode == TR_MODE_64) {
         insn->base = 16; /* RIP */
     }
@@ -153,9 +166,9 @@ static void take_prefixes(struct tr_insn *insn, const ZydisDecodedInstruction *z
     /* 64-bit code has overrides to FS and GS; the others are not there at all (SDM 1-3.3.7.1). */
     insn->seg_override = TR_SEG_NONE;
     if (insn->mode != TR_MODE_64)
-        insn->seg_override = (uint8_t) seg_of_attributes(zi->attributes);
+        insn->seg_override = (uint8_t)seg_of_attributes(zi->attributes);
     if (insn->seg_override == TR_SEG_NONE)
-        insn->seg_override = (uint8_t) seg_of_prefixes(zi, insn->mode);
+        insn->seg_override = (uint8_t)seg_of_prefixes(zi, insn->mode);
     for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
         uint8_t p = zi->raw.prefixes[i].value;
         if (p == 0x66)
@@ -170,8 +183,8 @@ static void take_prefixes(struct tr_insn *insn, const ZydisDecodedInstruction *z
     else if (zi->attributes & ZYDIS_ATTRIB_HAS_REPNE)
         insn->rep = 0xf2;
     if (zi->attributes & ZYDIS_ATTRIB_HAS_REX)
-        insn->rex = (uint8_t) (0x40 | zi->raw.rex.W << 3 | zi->raw.rex.R << 2 | zi->raw.rex.X << 1 |
-                               zi->raw.rex.B);
+        insn->rex = (uint8_t)(0x40 | zi->raw.rex.W << 3 | zi->raw.rex.R << 2 | zi->raw.rex.X << 1 |
+                              zi->raw.rex.B);
 }
 
 /* A count of zero leaves the flags alone (SDM 2 SAL, SHLD). */
@@ -203,19 +216,19 @@ static void take_flags(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
 static void take_immediates(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
 {
     insn->imm_at = zi->raw.imm[0].offset;
-    insn->imm_size = (uint8_t) ((zi->raw.imm[0].size + zi->raw.imm[1].size) / 8);
+    insn->imm_size = (uint8_t)((zi->raw.imm[0].size + zi->raw.imm[1].size) / 8);
     insn->imm = zi->raw.imm[0].value.s;
-    insn->imm2 = (uint16_t) zi->raw.imm[1].value.u;
+    insn->imm2 = (uint16_t)zi->raw.imm[1].value.u;
 }
 
 static void take_instruction(struct tr_insn *insn, const ZydisDecodedInstruction *zi)
 {
     insn->len = zi->length;
-    insn->mnemonic = (uint16_t) zi->mnemonic;
+    insn->mnemonic = (uint16_t)zi->mnemonic;
     insn->encoding = zi->encoding == ZYDIS_INSTRUCTION_ENCODING_VEX    ? TR_ENC_VEX
                      : zi->encoding == ZYDIS_INSTRUCTION_ENCODING_EVEX ? TR_ENC_EVEX
                                                                        : TR_ENC_LEGACY;
-    insn->map = (uint8_t) zi->opcode_map;
+    insn->map = (uint8_t)zi->opcode_map;
     insn->opcode = zi->opcode;
     insn->opsize = zi->operand_width;
     insn->adsize = zi->address_width;
@@ -225,7 +238,7 @@ static void take_instruction(struct tr_insn *insn, const ZydisDecodedInstruction
     if (insn->encoding == TR_ENC_VEX) {
         insn->vex_l = zi->raw.vex.L;
     } else if (insn->encoding == TR_ENC_EVEX) {
-        insn->vex_l = (uint8_t) (zi->raw.evex.L2 << 1 | zi->raw.evex.L);
+        insn->vex_l = (uint8_t)(zi->raw.evex.L2 << 1 | zi->raw.evex.L);
         insn->evex_b = zi->raw.evex.b;
         insn->evex_aaa = zi->raw.evex.aaa;
     }
@@ -245,8 +258,8 @@ static void take_instruction(struct tr_insn *insn, const ZydisDecodedInstruction
     insn->has_modrm = true;
     insn->modrm_at = zi->raw.modrm.offset;
     insn->mod = zi->raw.modrm.mod;
-    insn->reg = (uint8_t) (zi->raw.modrm.reg | (insn->rex & 4 ? 8 : 0));
-    insn->rm = (uint8_t) (zi->raw.modrm.rm | (insn->rex & 1 ? 8 : 0));
+    insn->reg = (uint8_t)(zi->raw.modrm.reg | (insn->rex & 4 ? 8 : 0));
+    insn->rm = (uint8_t)(zi->raw.modrm.rm | (insn->rex & 1 ? 8 : 0));
     tr_policy_refine(insn);
     if (insn->mod == 3 || modrm_is_register(insn))
         return;
@@ -280,7 +293,7 @@ static uint16_t general_register(ZydisRegister reg)
 
     if (full < ZYDIS_REGISTER_RAX || full > ZYDIS_REGISTER_R15)
         return 0;
-    return (uint16_t) (1u << (full - ZYDIS_REGISTER_RAX));
+    return (uint16_t)(1u << (full - ZYDIS_REGISTER_RAX));
 }
 
 static void take_register(struct tr_insn *insn, const ZydisDecodedOperand *o)
@@ -300,11 +313,20 @@ static void take_register(struct tr_insn *insn, const ZydisDecodedOperand *o)
     if (!bit)
         return;
     switch (o->encoding) {
-    case ZYDIS_OPERAND_ENCODING_MODRM_REG: insn->gpr_fields |= TR_FIELD_REG; break;
-    case ZYDIS_OPERAND_ENCODING_MODRM_RM: insn->gpr_fields |= TR_FIELD_RM; break;
-    case ZYDIS_OPERAND_ENCODING_NDSNDD: insn->gpr_fields |= TR_FIELD_VVVV; break;
-    case ZYDIS_OPERAND_ENCODING_OPCODE: insn->gpr_fields |= TR_FIELD_OPCODE; break;
-    default: break;
+    case ZYDIS_OPERAND_ENCODING_MODRM_REG:
+        insn->gpr_fields |= TR_FIELD_REG;
+        break;
+    case ZYDIS_OPERAND_ENCODING_MODRM_RM:
+        insn->gpr_fields |= TR_FIELD_RM;
+        break;
+    case ZYDIS_OPERAND_ENCODING_NDSNDD:
+        insn->gpr_fields |= TR_FIELD_VVVV;
+        break;
+    case ZYDIS_OPERAND_ENCODING_OPCODE:
+        insn->gpr_fields |= TR_FIELD_OPCODE;
+        break;
+    default:
+        break;
     }
 }
 
@@ -346,7 +368,7 @@ enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode
         ZydisDecoderDecodeInstruction(&decoder, &context, bytes, avail > 15 ? 15 : avail, &zi);
 
     memset(insn, 0, sizeof(*insn));
-    insn->mode = (uint8_t) mode;
+    insn->mode = (uint8_t)mode;
     if (status == ZYDIS_STATUS_NO_MORE_DATA)
         return avail >= 15 ? TR_DECODE_TOO_LONG : TR_DECODE_SHORT;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
@@ -358,13 +380,13 @@ enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode
     }
     memcpy(insn->bytes, bytes, zi.length);
     take_instruction(insn, &zi);
-    /* Registers are needed where some live in memory; EVEX displacements of one byte are scaled (SDM
-     * 2-2.7.5), and only operand decoding knows by what. */
+    /* Registers are needed where some live in memory; EVEX displacements of one byte are scaled
+     * (SDM 2-2.7.5), and only operand decoding knows by what. */
     if (mode == TR_MODE_64 ||
         (insn->encoding == TR_ENC_EVEX && insn->has_mem && insn->disp_size == 1)) {
         ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
-        if (ZYAN_SUCCESS(ZydisDecoderDecodeOperands(&decoder, &context, &zi, operands,
-                                                    zi.operand_count)))
+        if (ZYAN_SUCCESS(
+                ZydisDecoderDecodeOperands(&decoder, &context, &zi, operands, zi.operand_count)))
             take_operands(insn, &zi, operands);
     }
     return TR_DECODE_OK;
@@ -403,6 +425,6 @@ void tr_format(const struct tr_insn *insn, uint64_t pc, char *buf, size_t len)
 
 const char *tr_mnemonic_name(uint16_t mnemonic)
 {
-    const char *name = ZydisMnemonicGetString((ZydisMnemonic) mnemonic);
+    const char *name = ZydisMnemonicGetString((ZydisMnemonic)mnemonic);
     return name ? name : "?";
 }

@@ -12,29 +12,29 @@
 
 #define TR_MAX_INSNS 64
 #define TR_MAX_SITES (TR_MAX_INSNS + 2)
-#define TR_MAX_TAILS (2 * TR_MAX_INSNS)
-#define TR_MAX_HOST  (40 * 1024) /* bytes that one block may need, records included */
+#define TR_MAX_TAILS (2 * TR_MAX_INSNS + 1) /* POPF has two; and the way on at the end */
+#define TR_MAX_HOST  (40 * 1024)            /* bytes that one block may need, records included */
 
 /* Code behind the block's straight line: where its side exits lead. */
 enum tr_tail_kind { TR_TAIL_DIRECT, TR_TAIL_TABLE, TR_TAIL_CALLOUT, TR_TAIL_POPF };
 
 struct tr_tail {
     uint8_t kind;
-    uint8_t *field;  /* rel32 to fill in (writable view) */
-    uint64_t pc;     /* where the guest goes */
-    uint16_t site;   /* index among the block's sites */
-    uint16_t insn;   /* index of the instruction */
+    uint8_t *field; /* rel32 to fill in (writable view) */
+    uint64_t pc;    /* where the guest goes */
+    uint16_t site;  /* index among the block's sites */
+    uint16_t insn;  /* index of the instruction */
 };
 
 /* A block in the making. */
 struct tr_block {
     const struct tr_request *rq;
     struct tr_insn insn[TR_MAX_INSNS];
-    uint16_t at[TR_MAX_INSNS];  /* offsets from pc */
+    uint16_t at[TR_MAX_INSNS]; /* offsets from pc */
     unsigned ninsns;
-    unsigned end;               /* guest bytes */
-    bool crossing;              /* a single instruction over two pages */
-    uint8_t *base, *p;          /* writable view */
+    unsigned end;      /* guest bytes */
+    bool crossing;     /* a single instruction over two pages */
+    uint8_t *base, *p; /* writable view */
     struct cc_map map[TR_MAX_INSNS];
     unsigned nmap;
     struct cc_site site[TR_MAX_SITES];
@@ -42,12 +42,12 @@ struct tr_block {
     struct tr_tail tail[TR_MAX_TAILS];
     unsigned ntails;
     uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
-    int delta_of;               /* 64-bit code: base register whose slot's delta is in r11, or -1 */
+    int delta_of; /* 64-bit code: base register whose slot's delta is in r11, or -1 */
 };
 
 static inline void e1(struct tr_block *t, unsigned b)
 {
-    *t->p++ = (uint8_t) b;
+    *t->p++ = (uint8_t)b;
 }
 static inline void e2(struct tr_block *t, unsigned b0, unsigned b1)
 {
@@ -76,7 +76,7 @@ static inline uint8_t *tr_rx(const struct tr_block *t, const uint8_t *rw)
 /* The rel32 at field (writable view) leads to target (executable view). */
 static inline void tr_patch(const struct tr_block *t, uint8_t *field, const uint8_t *target)
 {
-    int32_t rel = (int32_t) (target - (tr_rx(t, field) + 4));
+    int32_t rel = (int32_t)(target - (tr_rx(t, field) + 4));
     __builtin_memcpy(field, &rel, 4);
 }
 static inline void e_jmp(struct tr_block *t, const uint8_t *target)
@@ -89,7 +89,7 @@ static inline void e_jmp(struct tr_block *t, const uint8_t *target)
 /* Displacement of a field of rt_cpu from %fs. */
 static inline uint32_t tr_state(size_t offset)
 {
-    return (uint32_t) (rt_cpu_offset() + (intptr_t) offset);
+    return (uint32_t)(rt_cpu_offset() + (intptr_t)offset);
 }
 #define STATE(field) tr_state(offsetof(struct rt_cpu, field))
 
@@ -118,10 +118,10 @@ static inline void e_mov_r9d(struct tr_block *t, uint32_t imm)
 static inline void e_lea_esp(struct tr_block *t, int disp)
 {
     if (disp >= -128 && disp <= 127) {
-        e4(t, 0x8d, 0x64, 0x24, (uint8_t) disp);
+        e4(t, 0x8d, 0x64, 0x24, (uint8_t)disp);
     } else {
         e3(t, 0x8d, 0xa4, 0x24);
-        e32(t, (uint32_t) disp);
+        e32(t, (uint32_t)disp);
     }
 }
 /* op reg, disp8(%rsp,%r15): the guest's stack in the window; size 2 or 4 */
@@ -131,7 +131,7 @@ static inline void e_stack(struct tr_block *t, unsigned opcode, unsigned reg, in
     if (size == 2)
         e1(t, 0x66);
     e2(t, reg >= 8 ? 0x46 : 0x42, opcode);
-    e3(t, 0x44 | (reg & 7) << 3, 0x3c, (uint8_t) disp);
+    e3(t, 0x44 | (reg & 7) << 3, 0x3c, (uint8_t)disp);
 }
 
 /* translate.c */
@@ -172,7 +172,7 @@ static inline uint64_t tr_pc_of(const struct tr_block *t, unsigned i)
 }
 static inline uint64_t tr_next_of(const struct tr_block *t, unsigned i)
 {
-    return (uint32_t) (tr_pc_of(t, i) + t->insn[i].len);
+    return (uint32_t)(tr_pc_of(t, i) + t->insn[i].len);
 }
 
 #endif

@@ -8,12 +8,12 @@
 
 #include "translator/emit.h"
 
-#define H9  9u
-#define H10 10u
-#define H11 11u
-#define RSP 4u
+#define H9           9u
+#define H10          10u
+#define H11          11u
+#define RSP          4u
 #define SPILLED(reg) ((reg) >= 9 && (reg) <= 11)
-#define GPR(n) tr_state(offsetof(struct rt_cpu, gpr) + (n) * 8u)
+#define GPR(n)       tr_state(offsetof(struct rt_cpu, gpr) + (n)*8u)
 
 /* mov %fs:state, %reg and back, 64 bits */
 static inline void l_load(struct tr_block *t, unsigned reg, uint32_t state)
@@ -36,7 +36,7 @@ static inline void l_lea(struct tr_block *t, unsigned dst, unsigned base, unsign
 {
     e4(t, 0x48 | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0), 0x8d,
        0x84 | (dst & 7) << 3, (index & 7) << 3 | (base & 7));
-    e32(t, (uint32_t) disp);
+    e32(t, (uint32_t)disp);
 }
 /* The shortest load of a 64-bit constant. */
 void l_const(struct tr_block *t, unsigned reg, uint64_t value);

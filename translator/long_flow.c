@@ -19,7 +19,7 @@ static uint64_t next_of(const struct tr_block *t, unsigned i)
 
 static uint64_t target_of(const struct tr_block *t, unsigned i)
 {
-    return next_of(t, i) + (uint64_t) t->insn[i].imm;
+    return next_of(t, i) + (uint64_t)t->insn[i].imm;
 }
 
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
@@ -33,7 +33,7 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
     l_const(t, H9, pc);
     l_load(t, H11, STATE(jump_table));
     e3(t, 0x41, 0xff, 0xa3); /* jmp *slot(%r11) */
-    e32(t, (uint32_t) (pc & (CC_TABLE_ENTRIES - 1)) * 8);
+    e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
 }
 
 /* To the pc in r9. */
@@ -63,14 +63,14 @@ static void entry_branch(struct tr_block *t)
     field = t->p;
     l_mov(t, RT_CX, H10);
     e_jmp(t, t->rq->stubs->miss64);
-    field[-1] = (uint8_t) (t->p - field);
+    field[-1] = (uint8_t)(t->p - field);
     l_mov(t, RT_CX, H10);
 }
 
-/* By a load of the byte at canary + (difference rotated by 32 bits). Another pc with this table slot
- * differs by a multiple of 65,536: in its low half, which makes an address that is not canonical, or
- * only in its high half, which leads up to 4 GiB behind the canary, the last byte before a window
- * that is never mapped. */
+/* By a load of the byte at canary + (difference rotated by 32 bits). Another pc with this table
+ * slot differs by a multiple of 65,536: in its low half, which makes an address that is not
+ * canonical, or only in its high half, which leads up to 4 GiB behind the canary, the last byte
+ * before a window that is never mapped. */
 void l_entry(struct tr_block *t, bool collided)
 {
     t->delta_of = -1;
@@ -122,9 +122,9 @@ bool l_jmp_ind(struct tr_block *t, unsigned i)
 
 static void push_return(struct tr_block *t, uint64_t next)
 {
-    if ((uint64_t) (int64_t) (int32_t) next == next) {
+    if ((uint64_t)(int64_t)(int32_t)next == next) {
         e1(t, 0x68);
-        e32(t, (uint32_t) next);
+        e32(t, (uint32_t)next);
     } else {
         l_const(t, H10, next);
         e2(t, 0x41, 0x52);
@@ -156,7 +156,7 @@ bool l_ret(struct tr_block *t, unsigned i)
     e2(t, 0x41, 0x59); /* pop %r9 */
     if (insn->imm_size) {
         e4(t, 0x48, 0x8d, 0xa4, 0x24); /* lea imm(%rsp), %rsp */
-        e32(t, (uint16_t) insn->imm);
+        e32(t, (uint16_t)insn->imm);
     }
     emit_indirect(t);
     return true;
@@ -175,7 +175,7 @@ bool l_loop(struct tr_block *t, unsigned i)
     e2(t, 0xeb, 0);
     field = t->p;
     l_goto(t, target_of(t, i), true);
-    field[-1] = (uint8_t) (t->p - field);
+    field[-1] = (uint8_t)(t->p - field);
     return true;
 }
 
@@ -189,7 +189,7 @@ bool l_push(struct tr_block *t, unsigned i)
         return false;
     if (insn->opcode == 0x68 || insn->opcode == 0x6a) {
         e1(t, 0x68);
-        e32(t, (uint32_t) insn->imm);
+        e32(t, (uint32_t)insn->imm);
         return true;
     }
     unsigned reg = insn->has_modrm ? insn->rm : (insn->opcode & 7u) | (insn->rex & 1u) << 3;
@@ -227,7 +227,7 @@ bool l_pop(struct tr_block *t, unsigned i)
         if (reg >= 8)
             e1(t, 0x41);
         e1(t, 0x58 | (reg & 7));
-        if (t->delta_of == (int) reg)
+        if (t->delta_of == (int)reg)
             t->delta_of = -1;
     }
     return true;
@@ -306,7 +306,7 @@ static void leave_pending(struct tr_block *t, uint64_t next, uint32_t shadow)
 
 bool l_cli(struct tr_block *t, unsigned i)
 {
-    (void) i;
+    (void)i;
     if (!(t->rq->key & TR_K_IOPL))
         return false;
     emit_set_vif(t, 0);
@@ -326,7 +326,7 @@ bool l_sti(struct tr_block *t, unsigned i)
     field = t->p;
     l_mov(t, RT_CX, H10);
     leave_pending(t, next_of(t, i), 1);
-    field[-1] = (uint8_t) (t->p - field);
+    field[-1] = (uint8_t)(t->p - field);
     l_mov(t, RT_CX, H10);
     return true;
 }
@@ -341,7 +341,7 @@ bool l_pushf(struct tr_block *t, unsigned i)
     e2(t, 0x41, 0x5a); /* pop %r10 */
     l_mov(t, RSP, H9);
     l_load(t, H9, STATE(rflags));
-    l_lea(t, H10, H10, H9, -(int32_t) HOST_FLAGS);
+    l_lea(t, H10, H10, H9, -(int32_t)HOST_FLAGS);
     load_byte(t, H9, STATE(vif));
     e4(t, 0xc4, 0x43, 0x7b, 0xf0); /* rorx $23, %r9d, %r9d */
     e2(t, 0xc9, 23);
@@ -367,23 +367,23 @@ bool l_popf(struct tr_block *t, unsigned i)
 {
     if (t->insn[i].prefix66)
         return false;
-    e4(t, 0x4c, 0x8b, 0x0c, 0x24);             /* mov (%rsp), %r9 */
+    e4(t, 0x4c, 0x8b, 0x0c, 0x24); /* mov (%rsp), %r9 */
     l_load(t, H10, STATE(rflags));
-    e3(t, 0x45, 0x31, 0xca);                   /* xor %r9d, %r10d */
-    e3(t, 0x41, 0xf7, 0xc2);                   /* test $others, %r10d */
+    e3(t, 0x45, 0x31, 0xca); /* xor %r9d, %r10d */
+    e3(t, 0x41, 0xf7, 0xc2); /* test $others, %r10d */
     e32(t, RT_TF | RT_IOPL | RT_NT | RT_AC | RT_ID);
     e2(t, 0x0f, 0x85);
     e32(t, 0);
     tr_tail_add(t, TR_TAIL_CALLOUT, t->p - 4, t->rq->pc + t->at[i], i);
     if (t->rq->key & TR_K_IOPL) {
-        e4(t, 0x41, 0x0f, 0xba, 0xe1);         /* bt $9, %r9d */
+        e4(t, 0x41, 0x0f, 0xba, 0xe1); /* bt $9, %r9d */
         e1(t, 9);
-        e4(t, 0x64, 0x0f, 0x92, 0x04);         /* setc %fs:vif */
+        e4(t, 0x64, 0x0f, 0x92, 0x04); /* setc %fs:vif */
         e1(t, 0x25);
         e32(t, STATE(vif));
         load_byte(t, H10, STATE(irq_pending));
-        e4(t, 0x41, 0xc1, 0xe2, 9);            /* shl $9, %r10d */
-        e3(t, 0x45, 0x85, 0xca);               /* test %r9d, %r10d */
+        e4(t, 0x41, 0xc1, 0xe2, 9); /* shl $9, %r10d */
+        e3(t, 0x45, 0x85, 0xca);    /* test %r9d, %r10d */
         e2(t, 0x0f, 0x85);
         e32(t, 0);
         tr_tail_add(t, TR_TAIL_POPF, t->p - 4, next_of(t, i), i);

@@ -1,7 +1,7 @@
 /* long_operand.c - 64-bit code: guest addresses made into host addresses.
  *
- * Linear addresses are divided into slots of 4 GiB. A table of 65,536 deltas (gs) gives, for address
- * bits 32 to 47, what to add to reach that slot's window:
+ * Linear addresses are divided into slots of 4 GiB. A table of 65,536 deltas (gs) gives, for
+ * address bits 32 to 47, what to add to reach that slot's window:
  *
  *     rorx   $32, %base, %r11
  *     movzwl %r11w, %r11d
@@ -27,14 +27,14 @@ void l_const(struct tr_block *t, unsigned reg, uint64_t value)
         if (b)
             e1(t, 0x41);
         e1(t, 0xb8 | (reg & 7));
-        e32(t, (uint32_t) value);
-    } else if ((uint64_t) (int64_t) (int32_t) value == value) {
+        e32(t, (uint32_t)value);
+    } else if ((uint64_t)(int64_t)(int32_t)value == value) {
         e3(t, 0x48 | b, 0xc7, 0xc0 | (reg & 7));
-        e32(t, (uint32_t) value);
+        e32(t, (uint32_t)value);
     } else {
         e2(t, 0x48 | b, 0xb8 | (reg & 7));
-        e32(t, (uint32_t) value);
-        e32(t, (uint32_t) (value >> 32));
+        e32(t, (uint32_t)value);
+        e32(t, (uint32_t)(value >> 32));
     }
 }
 
@@ -55,7 +55,7 @@ static void delta_const(struct tr_block *t, uint64_t address)
 {
     e4(t, 0x65, 0x4c, 0x8b, 0x1c);
     e1(t, 0x25);
-    e32(t, (uint32_t) (address >> 32 & 0xffff) * 8);
+    e32(t, (uint32_t)(address >> 32 & 0xffff) * 8);
     t->delta_of = -1;
 }
 
@@ -87,37 +87,37 @@ static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsi
                      int32_t disp, bool wide)
 {
     unsigned log2 = scale == 8 ? 3 : scale / 2;
-    unsigned rex = 0x40 | (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) |
-                   (base >= 8 ? 1u : 0);
+    unsigned rex =
+        0x40 | (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0);
 
     e4(t, rex, 0x8d, (base < 0 ? 0u : 0x80u) | (dst & 7) << 3 | 4,
-       log2 << 6 | (index < 0 ? 4u : (unsigned) index & 7) << 3 |
-           (base < 0 ? 5u : (unsigned) base & 7));
-    e32(t, (uint32_t) disp);
+       log2 << 6 | (index < 0 ? 4u : (unsigned)index & 7) << 3 |
+           (base < 0 ? 5u : (unsigned)base & 7));
+    e32(t, (uint32_t)disp);
 }
 
 /* The register that holds guest register n for an address, loading it into spare if need be. */
 static int address_register(struct tr_block *t, int n, unsigned spare)
 {
-    if (n == (int) RSP)
+    if (n == (int)RSP)
         l_rsp_get(t, spare);
-    else if (n >= 0 && SPILLED((unsigned) n))
-        l_load(t, spare, GPR((unsigned) n));
+    else if (n >= 0 && SPILLED((unsigned)n))
+        l_load(t, spare, GPR((unsigned)n));
     else
         return n;
     if (spare == H11)
         t->delta_of = -1;
-    return (int) spare;
+    return (int)spare;
 }
 
 static uint64_t constant_address(const struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
-    uint64_t address = (uint64_t) insn->disp;
+    uint64_t address = (uint64_t)insn->disp;
 
     if (insn->base == 16)
         address += t->rq->pc + t->at[i] + insn->len;
-    return insn->adsize == 32 ? (uint32_t) address : address;
+    return insn->adsize == 32 ? (uint32_t)address : address;
 }
 
 static bool is_constant(const struct tr_insn *insn)
@@ -136,7 +136,7 @@ static void effective_address(struct tr_block *t, unsigned i, unsigned dst)
     }
     int base = address_register(t, insn->base, H10);
     int index = address_register(t, insn->index, H11);
-    emit_lea(t, dst, base, index, insn->scale, (int32_t) insn->disp, insn->adsize == 64);
+    emit_lea(t, dst, base, index, insn->scale, (int32_t)insn->disp, insn->adsize == 64);
 }
 
 static struct l_operand looked_up(struct tr_block *t)
@@ -148,7 +148,7 @@ static struct l_operand looked_up(struct tr_block *t)
 
 static bool fits_32(uint64_t value)
 {
-    return (uint64_t) (int64_t) (int32_t) value == value;
+    return (uint64_t)(int64_t)(int32_t)value == value;
 }
 
 /* FS or GS: the base with its delta when the offset is a constant that stays near. */
@@ -160,10 +160,10 @@ static struct l_operand segment_operand(struct tr_block *t, unsigned i)
 
     if (is_constant(insn)) {
         uint64_t offset = constant_address(t, i);
-        int64_t near = (int64_t) offset;
+        int64_t near = (int64_t)offset;
         if (fits_32(offset) && near > -64 * NEAR && near < 64 * NEAR) {
             l_load(t, H10, tr_state(offsetof(struct rt_cpu, host64) + n * 8));
-            return (struct l_operand){.base = H10, .disp = (int32_t) near};
+            return (struct l_operand){.base = H10, .disp = (int32_t)near};
         }
     }
     effective_address(t, i, H10);
@@ -200,8 +200,8 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
         *o = looked_up(t);
         return true;
     }
-    *o = (struct l_operand){.base = (uint8_t) insn->base, .disp = (int32_t) insn->disp};
-    if (insn->base == (int) RSP)
+    *o = (struct l_operand){.base = (uint8_t)insn->base, .disp = (int32_t)insn->disp};
+    if (insn->base == (int)RSP)
         return true;
     o->has_index = true;
     o->index = H11;
@@ -221,7 +221,7 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
 static void emit_operand(struct tr_block *t, unsigned reg, const struct l_operand *o, bool evex)
 {
     unsigned field = (reg & 7) << 3;
-    unsigned mod = !o->disp && (o->base & 7) != 5             ? 0u
+    unsigned mod = !o->disp && (o->base & 7) != 5              ? 0u
                    : o->disp >= -128 && o->disp < 128 && !evex ? 0x40u
                                                                : 0x80u;
 
@@ -232,9 +232,9 @@ static void emit_operand(struct tr_block *t, unsigned reg, const struct l_operan
     else
         e1(t, mod | field | (o->base & 7u));
     if (mod == 0x40)
-        e1(t, (uint8_t) o->disp);
+        e1(t, (uint8_t)o->disp);
     else if (mod == 0x80)
-        e32(t, (uint32_t) o->disp);
+        e32(t, (uint32_t)o->disp);
 }
 
 static unsigned operand_rex(unsigned reg, const struct l_operand *o)
@@ -288,8 +288,17 @@ static unsigned prefix_count(const struct tr_insn *insn)
     unsigned n = 0;
     for (; n < insn->len; n++) {
         switch (insn->bytes[n]) {
-        case 0x26: case 0x2e: case 0x36: case 0x3e: case 0x64: case 0x65:
-        case 0x66: case 0x67: case 0xf0: case 0xf2: case 0xf3:
+        case 0x26:
+        case 0x2e:
+        case 0x36:
+        case 0x3e:
+        case 0x64:
+        case 0x65:
+        case 0x66:
+        case 0x67:
+        case 0xf0:
+        case 0xf2:
+        case 0xf3:
             continue;
         default:
             return n;
@@ -366,8 +375,8 @@ static void emit_vex(struct tr_block *t, const struct tr_insn *insn, const struc
     bool two = v[0] == 0xc5;
     unsigned map = two ? 1u : v[1] & 0x1fu;
     unsigned b2 = two ? v[1] & 0x7fu : v[2];
-    unsigned rex = f->mem ? operand_rex(f->reg, f->mem)
-                          : (f->reg >= 8 ? 4u : 0) | (f->rm >= 8 ? 1u : 0);
+    unsigned rex =
+        f->mem ? operand_rex(f->reg, f->mem) : (f->reg >= 8 ? 4u : 0) | (f->rm >= 8 ? 1u : 0);
 
     e4(t, 0xc4, inverted(rex) | map, (b2 & 0x87u) | (~f->vvvv & 15u) << 3, insn->opcode);
     if (insn->has_modrm)
@@ -414,7 +423,7 @@ static struct fields fields_of(const struct tr_insn *insn)
     unsigned bits = two ? v[1] | 0x60u : v[1];
     f.reg = (modrm >> 3 & 7) | (bits & 0x80 ? 0u : 8u);
     f.rm = (modrm & 7) | (bits & 0x20 ? 0u : 8u);
-    f.vvvv = ~(unsigned) (two ? v[1] : v[2]) >> 3 & 15;
+    f.vvvv = ~(unsigned)(two ? v[1] : v[2]) >> 3 & 15;
     return f;
 }
 
@@ -495,11 +504,12 @@ static void swap_store(struct tr_block *t, const struct tr_insn *insn, const str
     }
 }
 
-/* Whether the delta in r11 still serves base after insn: adding a small constant does not matter. */
+/* Whether the delta in r11 still serves base after insn: adding a small constant does not matter.
+ */
 static bool keeps_near(const struct tr_insn *insn, int base)
 {
-    if (insn->encoding != TR_ENC_LEGACY || insn->map != 0 || insn->mod != 3 ||
-        !(insn->rex & 8) || insn->rm != base)
+    if (insn->encoding != TR_ENC_LEGACY || insn->map != 0 || insn->mod != 3 || !(insn->rex & 8) ||
+        insn->rm != base)
         return false;
     unsigned extension = insn->reg & 7;
     bool add_sub = (insn->opcode == 0x83 || insn->opcode == 0x81) &&
@@ -523,20 +533,20 @@ static bool copy_lea(struct tr_block *t, unsigned i)
         return true;
     if (insn->opsize == 16 || insn->adsize == 16)
         return false;
-    if (dst == RSP && insn->base == (int) RSP && insn->index < 0 && insn->opsize == 64 &&
+    if (dst == RSP && insn->base == (int)RSP && insn->index < 0 && insn->opsize == 64 &&
         insn->adsize == 64) {
-        emit_lea(t, RSP, RSP, -1, 1, (int32_t) insn->disp, true);
+        emit_lea(t, RSP, RSP, -1, 1, (int32_t)insn->disp, true);
         return true;
     }
     if (dst == RSP || SPILLED(dst))
         dst = H9;
     if (is_constant(insn)) {
         uint64_t address = constant_address(t, i);
-        l_const(t, dst, insn->opsize == 32 ? (uint32_t) address : address);
+        l_const(t, dst, insn->opsize == 32 ? (uint32_t)address : address);
     } else {
         int base = address_register(t, insn->base, H10);
         int index = address_register(t, insn->index, H11);
-        emit_lea(t, dst, base, index, insn->scale, (int32_t) insn->disp,
+        emit_lea(t, dst, base, index, insn->scale, (int32_t)insn->disp,
                  insn->adsize == 64 && insn->opsize == 64);
     }
     if (insn->reg == RSP)
@@ -560,7 +570,7 @@ static bool copy_rsp_add(struct tr_block *t, unsigned i)
     l_rsp_get(t, H9);
     e3(t, 0x49, insn->opcode, 0xc1 | extension << 3);
     emit_rest(t, insn);
-    emit_lea(t, RSP, RSP, -1, 1, (int32_t) (extension ? -insn->imm : insn->imm), true);
+    emit_lea(t, RSP, RSP, -1, 1, (int32_t)(extension ? -insn->imm : insn->imm), true);
     return true;
 }
 
@@ -602,8 +612,8 @@ static bool copy_far_bit(struct tr_block *t, unsigned i)
     return true;
 }
 
-/* AH to BH with a memory operand, whose REX prefix would rename them: a copy of the byte serves where
- * it is only read. */
+/* AH to BH with a memory operand, whose REX prefix would rename them: a copy of the byte serves
+ * where it is only read. */
 static bool writes_high_byte(const struct tr_insn *insn)
 {
     return insn->regs_written >> (insn->reg & 3) & 1;

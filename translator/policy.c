@@ -6,7 +6,7 @@
 #include <Zydis/Zydis.h>
 
 static const struct tr_policy table[ZYDIS_MNEMONIC_MAX_VALUE + 1] = {
-#define P(mnemonic, cls, op, feature, why, manual)                                                 \
+#define P(mnemonic, cls, op, feature, why, manual) \
     [ZYDIS_MNEMONIC_##mnemonic] = {TR_##cls, TR_PF_##feature, TR_OP_##op},
 #include "translator/policy.def"
 #undef P
@@ -16,7 +16,8 @@ static const struct tr_policy refused = {TR_REFUSED, TR_PF_NONE, TR_OP_refused};
 
 const struct tr_policy *tr_policy_get(uint16_t mnemonic)
 {
-    const struct tr_policy *row = mnemonic <= ZYDIS_MNEMONIC_MAX_VALUE ? &table[mnemonic] : &refused;
+    const struct tr_policy *row =
+        mnemonic <= ZYDIS_MNEMONIC_MAX_VALUE ? &table[mnemonic] : &refused;
     return row->cls == TR_REFUSED ? &refused : row;
 }
 

@@ -22,19 +22,19 @@ bool tr_push(struct tr_block *t, unsigned i)
     if (!stack_is_flat(t))
         return false;
     if (insn->map == 0 && (insn->opcode & 0xf8) == 0x50) {
-        e_stack(t, 0x89, insn->opcode & 7, -(int) size, size);
+        e_stack(t, 0x89, insn->opcode & 7, -(int)size, size);
     } else if (insn->opcode == 0x68 || insn->opcode == 0x6a) {
-        e_stack(t, 0xc7, 0, -(int) size, size);
+        e_stack(t, 0xc7, 0, -(int)size, size);
         if (size == 2)
-            e2(t, (uint8_t) insn->imm, (uint8_t) (insn->imm >> 8));
+            e2(t, (uint8_t)insn->imm, (uint8_t)(insn->imm >> 8));
         else
-            e32(t, (uint32_t) insn->imm);
+            e32(t, (uint32_t)insn->imm);
     } else {
         if (size == 2 || !tr_load_operand(t, i, 8))
             return false;
         e_stack(t, 0x89, 8, -4, 4);
     }
-    e_lea_esp(t, -(int) size);
+    e_lea_esp(t, -(int)size);
     return true;
 }
 
@@ -50,7 +50,7 @@ bool tr_pop(struct tr_block *t, unsigned i)
         return false;
     e_stack(t, 0x8b, reg, 0, size);
     if (reg != RT_SP)
-        e_lea_esp(t, (int) size);
+        e_lea_esp(t, (int)size);
     return true;
 }
 

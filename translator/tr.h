@@ -41,44 +41,44 @@ enum tr_seg { TR_ES, TR_CS, TR_SS, TR_DS, TR_FS, TR_GS, TR_SEG_NONE = 7 };
 /* One decoded instruction. Register fields are encoding numbers with REX/VEX extension applied. */
 struct tr_insn {
     uint8_t bytes[16];
-    uint8_t len;         /* 1 to 15 */
-    uint8_t cls;         /* enum tr_class */
-    uint16_t op;         /* enum tr_op */
-    uint16_t mnemonic;   /* ZydisMnemonic, opaque outside decode.c and policy.c */
-    uint8_t mode;        /* enum tr_mode */
-    uint8_t encoding;    /* enum tr_encoding */
-    uint8_t map;         /* 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A, others as Zydis has them */
+    uint8_t len;       /* 1 to 15 */
+    uint8_t cls;       /* enum tr_class */
+    uint16_t op;       /* enum tr_op */
+    uint16_t mnemonic; /* ZydisMnemonic, opaque outside decode.c and policy.c */
+    uint8_t mode;      /* enum tr_mode */
+    uint8_t encoding;  /* enum tr_encoding */
+    uint8_t map;       /* 0: one-byte, 1: 0F, 2: 0F38, 3: 0F3A, others as Zydis has them */
     uint8_t opcode;
-    uint8_t opsize;      /* effective operand size in bits: 8, 16, 32, 64 */
-    uint8_t adsize;      /* effective address size in bits: 16, 32, 64 */
-    uint8_t rep;         /* 0, 0xF2 or 0xF3 as it applies (0 where it is a mandatory prefix) */
+    uint8_t opsize; /* effective operand size in bits: 8, 16, 32, 64 */
+    uint8_t adsize; /* effective address size in bits: 16, 32, 64 */
+    uint8_t rep;    /* 0, 0xF2 or 0xF3 as it applies (0 where it is a mandatory prefix) */
     bool lock;
-    bool prefix66;       /* an operand-size or mandatory 66h prefix is there */
-    uint8_t prefix_rep;  /* last F2h/F3h prefix byte seen, mandatory or not */
-    uint8_t rex;         /* REX byte or 0 */
+    bool prefix66;           /* an operand-size or mandatory 66h prefix is there */
+    uint8_t prefix_rep;      /* last F2h/F3h prefix byte seen, mandatory or not */
+    uint8_t rex;             /* REX byte or 0 */
     bool has_modrm, has_mem; /* has_mem: ModRM names memory that the instruction really accesses or
                                 computes an address of (LEA too) */
-    bool agen_only;      /* LEA, NOP, prefetch hints, INVLPG-like: no access */
+    bool agen_only;          /* LEA, NOP, prefetch hints, INVLPG-like: no access */
     bool vsib;
     uint8_t mod, reg, rm; /* raw ModRM fields, extended for 64-bit */
-    int8_t base, index;  /* memory operand: register numbers or -1 */
-    uint8_t scale;       /* 1, 2, 4, 8 */
-    uint8_t seg;         /* effective segment of the memory operand, override applied */
+    int8_t base, index;   /* memory operand: register numbers or -1 */
+    uint8_t scale;        /* 1, 2, 4, 8 */
+    uint8_t seg;          /* effective segment of the memory operand, override applied */
     uint8_t seg_override; /* enum tr_seg or TR_SEG_NONE */
-    int64_t disp;        /* sign-extended */
-    uint8_t disp_size;   /* bytes in the encoding: 0, 1, 2, 4 */
+    int64_t disp;         /* sign-extended */
+    uint8_t disp_size;    /* bytes in the encoding: 0, 1, 2, 4 */
     uint8_t modrm_at, disp_at, imm_at; /* offsets in bytes[], 0 when absent */
-    uint8_t imm_size;    /* bytes of all immediates */
-    int64_t imm;         /* first immediate, sign-extended as the instruction does (relative: the
-                            displacement; far pointer: the offset) */
-    uint16_t imm2;       /* far pointer selector, ENTER's level */
+    uint8_t imm_size;                  /* bytes of all immediates */
+    int64_t imm;   /* first immediate, sign-extended as the instruction does (relative: the
+                      displacement; far pointer: the offset) */
+    uint16_t imm2; /* far pointer selector, ENTER's level */
     uint32_t flags_read, flags_written; /* RFLAGS bits; written: always, and not undefined */
-    uint8_t feature;     /* enum tr_feature that must be enabled for it to run */
+    uint8_t feature;                    /* enum tr_feature that must be enabled for it to run */
     uint8_t vex_l, evex_b, evex_aaa;
     /* General registers, one bit each; implicit ones too, 64-bit mode only (tr_decode()). */
     uint16_t regs_read, regs_written;
     /* Filled by tr_decode_operands(), in 64-bit mode by tr_decode(): */
-    uint16_t mem_size;   /* bytes accessed at the ModRM operand, 0 if none */
+    uint16_t mem_size; /* bytes accessed at the ModRM operand, 0 if none */
     bool mem_read, mem_write;
     uint8_t gpr_fields;  /* enum tr_gpr_field: encoding fields that name general registers */
     bool high_byte;      /* names AH, CH, DH or BH: takes no REX prefix; not in gpr_fields */
@@ -126,19 +126,19 @@ size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8
 /* A block's key: what the translation depends on besides the bytes. */
 enum tr_key {
     TR_K_CPL3 = 1 << 0,
-    TR_K_IOPL = 1 << 1,    /* CPL <= IOPL: CLI, STI and POPF may change IF */
-    TR_K_DS = 1 << 2,      /* flat: base 0, limit 4 GiB, readable and writable */
+    TR_K_IOPL = 1 << 1, /* CPL <= IOPL: CLI, STI and POPF may change IF */
+    TR_K_DS = 1 << 2,   /* flat: base 0, limit 4 GiB, readable and writable */
     TR_K_ES = 1 << 3,
-    TR_K_SS = 1 << 4,      /* flat and 32-bit */
-    TR_K_TSC = 1 << 5,     /* RDTSC allowed: CR4.TSD = 0 or CPL = 0 */
-    TR_K_X87 = 1 << 6,     /* enum tr_feature, one bit each, set when enabled */
+    TR_K_SS = 1 << 4,  /* flat and 32-bit */
+    TR_K_TSC = 1 << 5, /* RDTSC allowed: CR4.TSD = 0 or CPL = 0 */
+    TR_K_X87 = 1 << 6, /* enum tr_feature, one bit each, set when enabled */
     TR_K_WAIT = 1 << 7,
     TR_K_MMX = 1 << 8,
     TR_K_SSE = 1 << 9,
     TR_K_AVX = 1 << 10,
     TR_K_AVX512 = 1 << 11,
-    TR_K_COUNT = 1 << 12,  /* count guest instructions */
-    TR_K_LONG = 1 << 13,   /* 64-bit code */
+    TR_K_COUNT = 1 << 12, /* count guest instructions */
+    TR_K_LONG = 1 << 13,  /* 64-bit code */
 };
 
 struct cc;
@@ -146,7 +146,7 @@ struct cc_block;
 
 /* The permanent stubs at the start of the code region. */
 struct tr_stubs {
-    uint8_t *miss;                                    /* of either mode: through rt_cpu.miss */
+    uint8_t *miss; /* of either mode: through rt_cpu.miss */
     uint8_t *miss32, *direct32, *callout32, *pending32;
     uint8_t *miss64, *direct64, *callout64, *pending64;
 };
@@ -157,7 +157,7 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs);
 struct tr_request {
     struct cc *cc;
     const struct tr_stubs *stubs;
-    uint64_t pc;          /* linear address, equal to EIP: CS is flat */
+    uint64_t pc; /* linear address, equal to EIP: CS is flat */
     uint64_t gpa;
     uint32_t key;         /* enum tr_key */
     uint32_t max_insns;   /* per block */

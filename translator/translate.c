@@ -19,36 +19,36 @@
 
 typedef bool emitter(struct tr_block *t, unsigned i);
 
-/* A NOP is nothing. Not even its bytes: what the guest takes as reserved NOPs (0F 1A, 0F 1B) are MPX
- * loads and stores on hosts that have it. */
+/* A NOP is nothing. Not even its bytes: what the guest takes as reserved NOPs (0F 1A, 0F 1B) are
+ * MPX loads and stores on hosts that have it. */
 static bool emit_nop(struct tr_block *t, unsigned i)
 {
-    (void) t;
-    (void) i;
+    (void)t;
+    (void)i;
     return true;
 }
 
 static emitter *const emitters[TR_OP_COUNT] = {
-    [TR_OP_copy] = tr_copy,         [TR_OP_nop] = emit_nop,          [TR_OP_wait] = tr_copy,
-    [TR_OP_xlat] = tr_xlat,         [TR_OP_maskmov] = tr_xlat,       [TR_OP_push] = tr_push,
-    [TR_OP_pop] = tr_pop,           [TR_OP_leave] = tr_leave,        [TR_OP_movs] = tr_string,
-    [TR_OP_stos] = tr_string,       [TR_OP_lods] = tr_string,        [TR_OP_scas] = tr_string,
-    [TR_OP_cmps] = tr_string,       [TR_OP_cli] = tr_cli,            [TR_OP_sti] = tr_sti,
-    [TR_OP_pushf] = tr_pushf,       [TR_OP_popf] = tr_popf,          [TR_OP_rdtsc] = tr_rdtsc,
-    [TR_OP_jcc] = tr_jcc,           [TR_OP_jmp_rel] = tr_jmp_rel,    [TR_OP_jmp_ind] = tr_jmp_ind,
-    [TR_OP_call_rel] = tr_call_rel, [TR_OP_call_ind] = tr_call_ind,  [TR_OP_ret] = tr_ret,
-    [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,          [TR_OP_rdtscp] = tr_rdtscp,
+    [TR_OP_copy] = tr_copy,         [TR_OP_nop] = emit_nop,         [TR_OP_wait] = tr_copy,
+    [TR_OP_xlat] = tr_xlat,         [TR_OP_maskmov] = tr_xlat,      [TR_OP_push] = tr_push,
+    [TR_OP_pop] = tr_pop,           [TR_OP_leave] = tr_leave,       [TR_OP_movs] = tr_string,
+    [TR_OP_stos] = tr_string,       [TR_OP_lods] = tr_string,       [TR_OP_scas] = tr_string,
+    [TR_OP_cmps] = tr_string,       [TR_OP_cli] = tr_cli,           [TR_OP_sti] = tr_sti,
+    [TR_OP_pushf] = tr_pushf,       [TR_OP_popf] = tr_popf,         [TR_OP_rdtsc] = tr_rdtsc,
+    [TR_OP_jcc] = tr_jcc,           [TR_OP_jmp_rel] = tr_jmp_rel,   [TR_OP_jmp_ind] = tr_jmp_ind,
+    [TR_OP_call_rel] = tr_call_rel, [TR_OP_call_ind] = tr_call_ind, [TR_OP_ret] = tr_ret,
+    [TR_OP_loop] = tr_loop,         [TR_OP_jcxz] = tr_loop,         [TR_OP_rdtscp] = tr_rdtscp,
 };
 
 static emitter *const long_emitters[TR_OP_COUNT] = {
-    [TR_OP_copy] = l_copy,         [TR_OP_nop] = emit_nop,        [TR_OP_wait] = l_copy,
-    [TR_OP_push] = l_push,         [TR_OP_pop] = l_pop,           [TR_OP_leave] = l_leave,
-    [TR_OP_movs] = l_string,       [TR_OP_stos] = l_string,       [TR_OP_lods] = l_string,
-    [TR_OP_scas] = l_string,       [TR_OP_cmps] = l_string,       [TR_OP_cli] = l_cli,
-    [TR_OP_sti] = l_sti,           [TR_OP_pushf] = l_pushf,       [TR_OP_popf] = l_popf,
-    [TR_OP_rdtsc] = l_rdtsc,       [TR_OP_rdtscp] = l_rdtsc,      [TR_OP_jcc] = l_jcc,
-    [TR_OP_jmp_rel] = l_jmp_rel,   [TR_OP_jmp_ind] = l_jmp_ind,   [TR_OP_call_rel] = l_call_rel,
-    [TR_OP_call_ind] = l_call_ind, [TR_OP_ret] = l_ret,           [TR_OP_loop] = l_loop,
+    [TR_OP_copy] = l_copy,         [TR_OP_nop] = emit_nop,      [TR_OP_wait] = l_copy,
+    [TR_OP_push] = l_push,         [TR_OP_pop] = l_pop,         [TR_OP_leave] = l_leave,
+    [TR_OP_movs] = l_string,       [TR_OP_stos] = l_string,     [TR_OP_lods] = l_string,
+    [TR_OP_scas] = l_string,       [TR_OP_cmps] = l_string,     [TR_OP_cli] = l_cli,
+    [TR_OP_sti] = l_sti,           [TR_OP_pushf] = l_pushf,     [TR_OP_popf] = l_popf,
+    [TR_OP_rdtsc] = l_rdtsc,       [TR_OP_rdtscp] = l_rdtsc,    [TR_OP_jcc] = l_jcc,
+    [TR_OP_jmp_rel] = l_jmp_rel,   [TR_OP_jmp_ind] = l_jmp_ind, [TR_OP_call_rel] = l_call_rel,
+    [TR_OP_call_ind] = l_call_ind, [TR_OP_ret] = l_ret,         [TR_OP_loop] = l_loop,
     [TR_OP_jcxz] = l_loop,
 };
 
@@ -66,8 +66,8 @@ void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)
 {
     struct cc_map *row = &t->map[t->nmap];
 
-    row->host = (uint16_t) (t->p - t->base);
-    row->guest = (uint16_t) (t->at[i] | recipe << 12);
+    row->host = (uint16_t)(t->p - t->base);
+    row->guest = (uint16_t)(t->at[i] | recipe << 12);
     if (t->nmap && t->map[t->nmap - 1].host == row->host)
         t->map[t->nmap - 1] = *row;
     else
@@ -80,12 +80,12 @@ void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uin
     struct tr_tail *tail = &t->tail[t->ntails++];
 
     RT_ASSERT(t->ntails <= TR_MAX_TAILS);
-    *tail = (struct tr_tail){(uint8_t) kind, field, pc, 0, (uint16_t) insn};
+    *tail = (struct tr_tail){(uint8_t)kind, field, pc, 0, (uint16_t)insn};
     if (kind != TR_TAIL_DIRECT)
         return;
-    tail->site = (uint16_t) t->nsites;
-    t->site[t->nsites++] = (struct cc_site){
-        .target_pc = pc, .jump = (uint32_t) (field - t->rq->cc->rw)};
+    tail->site = (uint16_t)t->nsites;
+    t->site[t->nsites++] =
+        (struct cc_site){.target_pc = pc, .jump = (uint32_t)(field - t->rq->cc->rw)};
 }
 
 /* ---- decoding ahead ---- */
@@ -113,7 +113,7 @@ static void mark_step(struct tr_insn *insn, unsigned len)
 {
     insn->cls = TR_REFUSED;
     insn->op = TR_OP_refused;
-    insn->len = (uint8_t) len;
+    insn->len = (uint8_t)len;
 }
 
 /* A first instruction that reaches into the next page. */
@@ -128,7 +128,7 @@ static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
     t->crossing = true;
     t->ninsns = 1;
     if (tr_decode(bytes, avail + 15, mode_of(t), &t->insn[0]) != TR_DECODE_OK)
-        mark_step(&t->insn[0], (unsigned) avail + 1);
+        mark_step(&t->insn[0], (unsigned)avail + 1);
     t->end = t->insn[0].len;
     return TR_DONE;
 }
@@ -143,7 +143,7 @@ static enum tr_result decode_ahead(struct tr_block *t)
             tr_decode(t->rq->bytes + t->end, room - t->end, mode_of(t), insn);
         if (status == TR_DECODE_SHORT)
             return t->ninsns ? TR_DONE : decode_crossing(t, room);
-        t->at[t->ninsns++] = (uint16_t) t->end;
+        t->at[t->ninsns++] = (uint16_t)t->end;
         if (status != TR_DECODE_OK || !feature_enabled(t, insn))
             mark_step(insn, insn->len ? insn->len : 1);
         t->end += insn->len;
@@ -162,12 +162,12 @@ static void emit_entry_branch(struct tr_block *t)
 
     e3(t, 0x49, 0x89, 0xc9); /* mov %rcx, %r9 */
     e3(t, 0x41, 0x8d, 0x88); /* lea -pc(%r8), %ecx */
-    e32(t, (uint32_t) -t->rq->pc);
+    e32(t, (uint32_t)-t->rq->pc);
     e2(t, 0xe3, 0); /* jrcxz over */
     field = t->p;
     e3(t, 0x4c, 0x89, 0xc9); /* mov %r9, %rcx */
     e_jmp(t, t->rq->stubs->miss32);
-    field[-1] = (uint8_t) (t->p - field);
+    field[-1] = (uint8_t)(t->p - field);
     e3(t, 0x4c, 0x89, 0xc9); /* over: mov %r9, %rcx */
 }
 
@@ -179,15 +179,15 @@ static void emit_entry_branch(struct tr_block *t)
 static void emit_entry_load(struct tr_block *t)
 {
     e3(t, 0x45, 0x8d, 0x88); /* lea -pc(%r8), %r9d */
-    e32(t, (uint32_t) -t->rq->pc);
+    e32(t, (uint32_t)-t->rq->pc);
     e4(t, 0xc4, 0x43, 0xfb, 0xf0); /* rorx $33, %r9, %r9 */
     e2(t, 0xc9, 33);
     e4(t, 0x64, 0x4d, 0x8b, 0x89); /* mov %fs:state(%r9), %r9 */
     e32(t, STATE(gpr));
 }
 
-/* Falls through when r8d is this block's pc, else leads to the miss stub. A compare will not do, even
- * where this block has no use for flags: the block that was meant may have. */
+/* Falls through when r8d is this block's pc, else leads to the miss stub. A compare will not do,
+ * even where this block has no use for flags: the block that was meant may have. */
 static void emit_entry(struct tr_block *t)
 {
     bool collided = cc_collided(t->rq->cc, t->rq->pc);
@@ -226,7 +226,7 @@ static void emit_record_address(struct tr_block *t, unsigned i)
     }
     e3(t, 0x4c, 0x8d, wide ? 0x15 : 0x0d); /* lea record(%rip), %r10 or %r9 */
     e32(t, 0);
-    t->record[i] = (uint32_t) (t->p - t->base); /* fixed up with the record */
+    t->record[i] = (uint32_t)(t->p - t->base); /* fixed up with the record */
 }
 
 static void emit_callout(struct tr_block *t, unsigned i)
@@ -236,7 +236,7 @@ static void emit_callout(struct tr_block *t, unsigned i)
         l_leave_to(t, tr_pc_of(t, i), t->rq->stubs->callout64);
         return;
     }
-    e_mov_r8d(t, (uint32_t) tr_pc_of(t, i));
+    e_mov_r8d(t, (uint32_t)tr_pc_of(t, i));
     e_jmp(t, t->rq->stubs->callout32);
 }
 
@@ -271,19 +271,19 @@ static void go_to(struct tr_block *t, uint64_t pc, bool may_link)
     if (is_long(t))
         l_goto(t, pc, may_link);
     else
-        tr_goto(t, (uint32_t) pc, may_link);
+        tr_goto(t, (uint32_t)pc, may_link);
 }
 
 static void emit_direct_stub(struct tr_block *t, struct tr_tail *tail)
 {
     uint32_t site = t->rq->cc->nsites + tail->site;
 
-    t->site[tail->site].stub = (uint32_t) (t->p - t->rq->cc->rw);
+    t->site[tail->site].stub = (uint32_t)(t->p - t->rq->cc->rw);
     if (is_long(t)) {
         l_const(t, H10, site);
         l_leave_to(t, tail->pc, t->rq->stubs->direct64);
     } else {
-        e_mov_r8d(t, (uint32_t) tail->pc);
+        e_mov_r8d(t, (uint32_t)tail->pc);
         e_mov_r9d(t, site);
         e_jmp(t, t->rq->stubs->direct32);
     }
@@ -317,7 +317,7 @@ static void emit_records(struct tr_block *t)
     for (unsigned i = 0; i < t->ninsns; i++) {
         if (!t->record[i])
             continue;
-        t->p = (uint8_t *) (((uintptr_t) t->p + 7) & ~(uintptr_t) 7);
+        t->p = (uint8_t *)(((uintptr_t)t->p + 7) & ~(uintptr_t)7);
         memcpy(t->p, &t->insn[i], sizeof(t->insn[i]));
         tr_patch(t, t->base + t->record[i] - 4, tr_rx(t, t->p));
         t->p += sizeof(t->insn[i]);
@@ -329,7 +329,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     bool left = false;
 
     emit_entry(t);
-    proto->direct = (uint16_t) (t->p - t->base);
+    proto->direct = (uint16_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
             emit_count(t, i);
@@ -343,15 +343,18 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     }
     for (unsigned i = 0; i < t->ntails; i++)
         emit_tail(t, &t->tail[i]);
-    proto->host_len = (uint32_t) (t->p - t->base);
+    proto->host_len = (uint32_t)(t->p - t->base);
     emit_records(t);
 }
 
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block)
 {
     struct tr_block t = {.rq = request};
-    struct cc_block proto = {.pc = request->pc, .gpa = request->gpa, .gpa2 = ~0ull,
-                             .key = request->key, .wide = request->key & TR_K_LONG};
+    struct cc_block proto = {.pc = request->pc,
+                             .gpa = request->gpa,
+                             .gpa2 = ~0ull,
+                             .key = request->key,
+                             .wide = request->key & TR_K_LONG};
 
     RT_ASSERT(request->max_insns <= TR_MAX_INSNS);
     enum tr_result result = decode_ahead(&t);
@@ -361,11 +364,11 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
     if (!t.p)
         return TR_FULL;
     emit_block(&t, &proto);
-    RT_ASSERT((size_t) (t.p - t.base) <= TR_MAX_HOST);
-    proto.host = (uint32_t) (t.base - request->cc->rw);
-    proto.len = (uint16_t) t.end;
-    proto.insns = (uint16_t) t.ninsns;
-    proto.nmap = (uint16_t) t.nmap;
+    RT_ASSERT((size_t)(t.p - t.base) <= TR_MAX_HOST);
+    proto.host = (uint32_t)(t.base - request->cc->rw);
+    proto.len = (uint16_t)t.end;
+    proto.insns = (uint16_t)t.ninsns;
+    proto.nmap = (uint16_t)t.nmap;
     proto.nsites = t.nsites;
     if (t.crossing)
         proto.gpa2 = request->gpa2;
@@ -374,7 +377,7 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
         cc_abort(request->cc);
         return TR_FULL;
     }
-    cc_commit(request->cc, (size_t) (t.p - t.base));
+    cc_commit(request->cc, (size_t)(t.p - t.base));
     return TR_DONE;
 }
 
@@ -387,8 +390,8 @@ static void emit_far_jump(struct tr_block *t, uint64_t target)
 {
     e2(t, 0xff, 0x25);
     e32(t, 0);
-    e32(t, (uint32_t) target);
-    e32(t, (uint32_t) (target >> 32));
+    e32(t, (uint32_t)target);
+    e32(t, (uint32_t)(target >> 32));
 }
 
 static struct tr_block stub_begin(struct tr_request *request, struct cc *cc)
@@ -400,7 +403,7 @@ static struct tr_block stub_begin(struct tr_request *request, struct cc *cc)
 static uint8_t *stub_end(struct tr_block *t)
 {
     RT_ASSERT(t->p);
-    return cc_commit(t->rq->cc, (size_t) (t->p - (t->rq->cc->rw + t->rq->cc->used)));
+    return cc_commit(t->rq->cc, (size_t)(t->p - (t->rq->cc->rw + t->rq->cc->used)));
 }
 
 /* 32-bit code leaves with the pc in r8 and the argument in r9. */
@@ -411,7 +414,7 @@ static uint8_t *emit_stub32(struct cc *cc, enum rt_exit reason)
 
     e2(&t, 0x41, 0xba); /* mov $reason, %r10d */
     e32(&t, reason);
-    emit_far_jump(&t, (uint64_t) rt_exit_common);
+    emit_far_jump(&t, (uint64_t)rt_exit_common);
     return stub_end(&t);
 }
 
@@ -429,13 +432,13 @@ static uint8_t *emit_stub64(struct cc *cc, enum rt_exit reason)
     }
     l_store(&t, RSP, STATE(host_rsp));
     l_load(&t, RSP, STATE(host_sp));
-    e1(&t, 0x9c);                      /* pushfq */
-    e2(&t, 0x41, 0x59);                /* pop %r9 */
+    e1(&t, 0x9c);       /* pushfq */
+    e2(&t, 0x41, 0x59); /* pop %r9 */
     l_store(&t, H9, STATE(hflags));
     l_const(&t, H9, 0);
     e_state(&t, 0x44, 0x89, H9, STATE(in_cache));
     l_const(&t, RT_AX, reason);
-    emit_far_jump(&t, (uint64_t) rt_exit_fault);
+    emit_far_jump(&t, (uint64_t)rt_exit_fault);
     return stub_end(&t);
 }
 

@@ -67,8 +67,8 @@ enum {
     DONE = 0xff
 };
 
-/* Selectors of the GDT that guest_start() makes; SYSCALL's, SYSRET's, SYSENTER's and SYSEXIT's layout
- * fits it: STAR = UCODE32 << 48 | KCODE << 32, SYSENTER_CS = KCODE. */
+/* Selectors of the GDT that guest_start() makes; SYSCALL's, SYSRET's, SYSENTER's and SYSEXIT's
+ * layout fits it: STAR = UCODE32 << 48 | KCODE << 32, SYSENTER_CS = KCODE. */
 enum {
     KCODE = 0x08,
     KDATA = 0x10,
@@ -131,11 +131,7 @@ enum {
 };
 #define CR0_PG 0x80000000ull
 
-enum {
-    MSR_SYSENTER_CS = 0x174,
-    MSR_SYSENTER_ESP = 0x175,
-    MSR_SYSENTER_EIP = 0x176
-};
+enum { MSR_SYSENTER_CS = 0x174, MSR_SYSENTER_ESP = 0x175, MSR_SYSENTER_EIP = 0x176 };
 #define MSR_EFER           0xc0000080u
 #define MSR_STAR           0xc0000081u
 #define MSR_LSTAR          0xc0000082u
@@ -147,18 +143,18 @@ enum {
 enum { EFER_SCE = 1 << 0, EFER_LME = 1 << 8, EFER_LMA = 1 << 10, EFER_NXE = 1 << 11 };
 
 /* The general registers by name and by encoding number. */
-#define REGISTERS                                                                            \
-    union {                                                                                  \
-        struct {                                                                             \
-            uint64_t rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, \
-                r15;                                                                         \
-        };                                                                                   \
-        uint64_t r[16];                                                                      \
+#define REGISTERS                                                                                  \
+    union {                                                                                        \
+        struct {                                                                                   \
+            uint64_t rax, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15; \
+        };                                                                                         \
+        uint64_t r[16];                                                                            \
     }
 enum { RAX, RCX, RDX, RBX, RSP, RBP, RSI, RDI, R8, R9, R10, R11, R12, R13, R14, R15 };
 
 /* Registers before and after a snippet; start.S knows the offsets. In `in`, a zero CS, SS, RSP or
- * RIP means the flat one of the pass or of the CPL in cs; DS, ES, FS and GS are taken as they are. */
+ * RIP means the flat one of the pass or of the CPL in cs; DS, ES, FS and GS are taken as they are.
+ */
 struct state {
     REGISTERS;
     uint64_t rip, cs, rflags, ss;
@@ -216,14 +212,14 @@ extern struct state in, out;
 extern struct tss tss;
 extern uint64_t gdt[GDT_ENTRIES];
 extern struct gate idt[256];
-extern uint64_t pml4[512];    /* the root that start.S loads */
-extern uint64_t run_rsp;      /* the stack pointer that run_enter() goes back to */
-extern uint64_t entered;      /* where the last snippet started: snip->start or an alias */
-extern uint64_t case_number;  /* printed with a failure */
-extern int rep;               /* which of the REPEAT passes this is */
-extern uint64_t pass_cs;      /* KCODE or UCODE */
-extern uint64_t pass_base;    /* 0, HIGH or DIRECT; a group that needs to may set it to 0 */
-extern bool qemu;             /* CPUID 40000000h says TCG */
+extern uint64_t pml4[512];   /* the root that start.S loads */
+extern uint64_t run_rsp;     /* the stack pointer that run_enter() goes back to */
+extern uint64_t entered;     /* where the last snippet started: snip->start or an alias */
+extern uint64_t case_number; /* printed with a failure */
+extern int rep;              /* which of the REPEAT passes this is */
+extern uint64_t pass_cs;     /* KCODE or UCODE */
+extern uint64_t pass_base;   /* 0, HIGH or DIRECT; a group that needs to may set it to 0 */
+extern bool qemu;            /* CPUID 40000000h says TCG */
 extern uint8_t kernel_stack[], kernel_stack_top[], user_stack[], user_stack_top[];
 extern uint8_t trap_stack_top[], ist_stack_top[], df_stack_top[], trap_entries[][16];
 extern uint8_t snip_first[], snip_last[], user_first[], user_last[], image_last[];
@@ -261,7 +257,8 @@ uint16_t gdt_set(uint16_t selector, uint32_t base, uint32_t limit, uint32_t attr
 uint16_t gdt_set_system(uint16_t selector, uint64_t base, uint32_t limit, uint32_t attr);
 uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr);
 struct gate gate_make(uint16_t selector, uint64_t offset, uint8_t attr, uint8_t ist);
-/* Points vector at entry `entry` of trap_entries, with attr 0x8e interrupt, 0x8f trap, 0xee user. */
+/* Points vector at entry `entry` of trap_entries, with attr 0x8e interrupt, 0x8f trap, 0xee user.
+ */
 void gate_set(uint8_t vector, uint8_t entry, uint8_t attr);
 void gate_restore(uint8_t vector);
 void ist_all(uint8_t ist); /* #DF keeps IST 2 */
@@ -272,7 +269,8 @@ enum { P = 1, W = 2, U = 4, PWT = 8, PCD = 16, A = 32, DIRTY = 64, PS = 128, G =
 #define NX (1ull << 63)
 void frames_reset(void);
 uint64_t *frame_new(void);
-/* A root with the first one's mappings, which may be changed from 1 GiB up without a trace there. */
+/* A root with the first one's mappings, which may be changed from 1 GiB up without a trace there.
+ */
 uint64_t *space_new(void);
 uint64_t *entry(uint64_t *root, uint64_t linear, int level);
 void map(uint64_t *root, uint64_t linear, uint64_t phys, uint64_t flags);

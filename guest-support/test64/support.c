@@ -1,4 +1,5 @@
-/* support.c - the runtime of a 64-bit test guest: tables, exceptions, checks, page tables, PIC, PIT.
+/* support.c - the runtime of a 64-bit test guest: tables, exceptions, checks, page tables, PIC,
+ * PIT.
  *
  * guest_start() comes from start.S in 64-bit mode with a stack and the page tables. It builds GDT,
  * IDT and TSS, calls guest_main(), prints the summary and leaves through the debug-exit port: value
@@ -132,7 +133,8 @@ void check(uint64_t got, uint64_t want, const char *what, const char *file, int 
         return;
     failures++;
     if (++group_failures <= MAX_LINES)
-        say("FAIL %s %s: got %lx want %lx at %s:%d (case %lu, pass %d; vector %lx error %lx rip %lx "
+        say("FAIL %s %s: got %lx want %lx at %s:%d (case %lu, pass %d; vector %lx error %lx rip "
+            "%lx "
             "cr2 %lx)\n",
             group_name, what, got, want, file, line, case_number, rep, out.vector, out.error,
             out.rip, out.cr2);
@@ -204,15 +206,15 @@ void fault(const struct snip *snip, uint64_t vector, uint64_t error, const char 
         return;
     for (int i = 0; i < 16; i++)
         check(out.r[i], started.r[i], "register kept by a fault", file, line);
-    check(out.rflags & ~(uint64_t)RF, started.rflags & ~(uint64_t)RF, "RFLAGS kept by a fault", file,
-          line);
+    check(out.rflags & ~(uint64_t)RF, started.rflags & ~(uint64_t)RF, "RFLAGS kept by a fault",
+          file, line);
 }
 
-#define READ_SEGMENT(reg)                                \
-    ({                                                   \
-        uint32_t value_;                                 \
+#define READ_SEGMENT(reg)                                       \
+    ({                                                          \
+        uint32_t value_;                                        \
         __asm__ volatile("movl %%" #reg ", %0" : "=r"(value_)); \
-        value_ & 0xffff;                                 \
+        value_ & 0xffff;                                        \
     })
 
 static void record(const struct frame *frame)

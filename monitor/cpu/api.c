@@ -80,16 +80,15 @@ static int take_config(struct mon_vm *vm, const struct novt_config *config)
     if (vm->config.code_cache_size < MIN_CODE_CACHE || vm->config.code_cache_size > MAX_CODE_CACHE)
         return fail(vm, NOVT_E_INVAL,
                     "a code cache of %llu bytes is not possible: give 256K to 1024M",
-                    (unsigned long long) vm->config.code_cache_size);
+                    (unsigned long long)vm->config.code_cache_size);
     vm->map_budget = vm->config.map_budget;
     if (!vm->map_budget) {
         long max = rt_os_max_map_count();
-        vm->map_budget = max > 4000 ? (uint32_t) (max - 2000) : 2000;
+        vm->map_budget = max > 4000 ? (uint32_t)(max - 2000) : 2000;
     }
     if (vm->map_budget < 1000)
         vm->map_budget = 1000;
-    snprintf(vm->cpu_model, sizeof(vm->cpu_model), "%s",
-             vm->config.cpu ? vm->config.cpu : "host");
+    snprintf(vm->cpu_model, sizeof(vm->cpu_model), "%s", vm->config.cpu ? vm->config.cpu : "host");
     return NOVT_OK;
 }
 
@@ -139,7 +138,7 @@ static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
         return fail(vm, NOVT_E_NOMEM,
                     "cannot map a code cache of %zu MiB (%s): is memfd_create or executable "
                     "memory forbidden here?",
-                    (size_t) vm->config.code_cache_size >> 20, strerror(-rc));
+                    (size_t)vm->config.code_cache_size >> 20, strerror(-rc));
     rc = mon_run_hooks();
     if (rc < 0)
         return fail(vm, NOVT_E_HOST, "cannot install signal handlers (%s)", strerror(-rc));
@@ -172,7 +171,7 @@ int novt_vm_create(const struct novt_config *config, struct novt_vm **out, char 
         mi_heap_destroy(heap);
         return rc;
     }
-    *out = (struct novt_vm *) vm;
+    *out = (struct novt_vm *)vm;
     return NOVT_OK;
 }
 
@@ -195,7 +194,7 @@ static void vcpu_destroy(struct mon_vcpu *v)
 
 void novt_vm_destroy(struct novt_vm *handle)
 {
-    struct mon_vm *vm = (struct mon_vm *) handle;
+    struct mon_vm *vm = (struct mon_vm *)handle;
 
     if (!vm)
         return;
@@ -252,7 +251,7 @@ static int check_slot(struct mon_vm *vm, uint32_t index, uint64_t gpa, uint64_t 
 int novt_vm_set_memory(struct novt_vm *handle, uint32_t index, uint64_t gpa, uint64_t size,
                        int memfd, uint64_t offset, uint32_t flags)
 {
-    struct mon_vm *vm = (struct mon_vm *) handle;
+    struct mon_vm *vm = (struct mon_vm *)handle;
     int rc = check_slot(vm, index, gpa, size, offset);
     uint8_t *host = NULL;
 
@@ -263,7 +262,7 @@ int novt_vm_set_memory(struct novt_vm *handle, uint32_t index, uint64_t gpa, uin
         host = rt_os_map_shared(memfd, offset, size, RT_PROT_RW);
         if (!host)
             return fail(vm, NOVT_E_NOMEM, "cannot map %llu bytes of guest memory (%s)",
-                        (unsigned long long) size, strerror(errno));
+                        (unsigned long long)size, strerror(errno));
     }
     int fd = size ? rt_os_dup(memfd) : -1; /* the caller may close its own */
     if (size && fd < 0) {
@@ -272,8 +271,12 @@ int novt_vm_set_memory(struct novt_vm *handle, uint32_t index, uint64_t gpa, uin
     }
     drop_translations(vm);
     drop_slot(slot);
-    *slot = (struct mon_slot){.gpa = gpa, .size = size, .offset = offset, .fd = fd,
-                              .used = size != 0, .readonly = flags & NOVT_MEM_READONLY,
+    *slot = (struct mon_slot){.gpa = gpa,
+                              .size = size,
+                              .offset = offset,
+                              .fd = fd,
+                              .used = size != 0,
+                              .readonly = flags & NOVT_MEM_READONLY,
                               .host = host};
     return NOVT_OK;
 }
@@ -320,14 +323,14 @@ void mon_vm_wrote(struct mon_vcpu *v, uint64_t gpa, unsigned len)
         code_written(v->vm, gpa, len);
         if (mon_log_on(v, NOVT_LOG_SMC))
             mon_log(v, NOVT_LOG_SMC, "wrote code: gpa %llx, %u bytes, rip %llx",
-                    (unsigned long long) gpa, len, (unsigned long long) v->cpu->rip);
+                    (unsigned long long)gpa, len, (unsigned long long)v->cpu->rip);
     }
 }
 
 /* Another thread's write: the vCPU looks at the list before it enters translated code again. */
 void novt_vm_memory_written(struct novt_vm *handle, uint64_t gpa, uint64_t size)
 {
-    struct mon_vm *vm = (struct mon_vm *) handle;
+    struct mon_vm *vm = (struct mon_vm *)handle;
     uint64_t end = gpa + size;
     bool hit = false;
 
@@ -367,7 +370,7 @@ void mon_vm_take_written(struct mon_vm *vm)
 
 int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out)
 {
-    struct mon_vm *vm = (struct mon_vm *) handle;
+    struct mon_vm *vm = (struct mon_vm *)handle;
     struct mon_vcpu *v;
     int rc;
 
@@ -396,13 +399,13 @@ int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out
         return fail(vm, NOVT_E_NOMEM, "out of memory for vCPU %u", id);
     }
     vm->vcpu[id] = v;
-    *out = (struct novt_vcpu *) v;
+    *out = (struct novt_vcpu *)v;
     return NOVT_OK;
 }
 
 void novt_vcpu_reset(struct novt_vcpu *vcpu)
 {
-    struct mon_vcpu *v = (struct mon_vcpu *) vcpu;
+    struct mon_vcpu *v = (struct mon_vcpu *)vcpu;
 
     mon_cpu_reset(v);
     v->resume = false;
@@ -520,7 +523,7 @@ int novt_vcpu_set_regs(struct novt_vcpu *vcpu, const struct novt_regs *regs)
     memcpy(cpu->gpr, regs->gpr, sizeof(cpu->gpr));
     if (!mon_long(&vcpu->cpu)) {
         for (unsigned i = 0; i < 16; i++)
-            cpu->gpr[i] = i < 8 ? (uint32_t) cpu->gpr[i] : 0;
+            cpu->gpr[i] = i < 8 ? (uint32_t)cpu->gpr[i] : 0;
     }
     cpu->rip = regs->rip;
     cpu->rflags = (regs->rflags & 0x3f7fd7) | 2;
@@ -570,7 +573,7 @@ int novt_vcpu_set_sregs(struct novt_vcpu *vcpu, const struct novt_sregs *s)
     v->msr.apic_base = s->apic_base;
     v->xcr0 = s->xcr0 | 1;
     memcpy(v->dr, s->dr, sizeof(v->dr));
-    v->cpu->cpl = v->cr0 & MON_CR0_PE ? (uint8_t) MON_ATTR_DPL_OF(v->seg[NOVT_SS].attr) : 0;
+    v->cpu->cpl = v->cr0 & MON_CR0_PE ? (uint8_t)MON_ATTR_DPL_OF(v->seg[NOVT_SS].attr) : 0;
     if ((v->cr0 & MON_CR0_PG) && (v->cr4 & MON_CR4_PAE) && !mon_long(v) &&
         mon_pdpte_load(v, v->cr3) != MON_OK)
         return fail(v->vm, NOVT_E_INVAL, "CR3: reserved bits in the page-directory pointers");
@@ -583,8 +586,10 @@ void novt_vcpu_get_events(struct novt_vcpu *vcpu, struct novt_events *e)
 {
     const struct mon_vcpu *v = &vcpu->cpu;
 
-    *e = (struct novt_events){.nmi_pending = v->nmi_pending, .nmi_blocked = v->nmi_blocked,
-                              .interrupt_shadow = v->shadow, .halted = v->halted,
+    *e = (struct novt_events){.nmi_pending = v->nmi_pending,
+                              .nmi_blocked = v->nmi_blocked,
+                              .interrupt_shadow = v->shadow,
+                              .halted = v->halted,
                               .interrupt_injected = v->injected,
                               .interrupt_vector = v->injected_vector};
 }
@@ -604,7 +609,7 @@ int novt_vcpu_set_events(struct novt_vcpu *vcpu, const struct novt_events *e)
 
 size_t novt_vcpu_xsave_size(struct novt_vcpu *vcpu)
 {
-    (void) vcpu;
+    (void)vcpu;
     return rt_fpu_size();
 }
 
@@ -623,8 +628,8 @@ int novt_vcpu_set_xsave(struct novt_vcpu *vcpu, const void *area, size_t size)
 
     if (size < rt_fpu_size())
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area needs %zu bytes", rt_fpu_size());
-    memcpy(header, (const uint8_t *) area + 512, sizeof(header));
-    memcpy(&mxcsr, (const uint8_t *) area + 24, sizeof(mxcsr));
+    memcpy(header, (const uint8_t *)area + 512, sizeof(header));
+    memcpy(&mxcsr, (const uint8_t *)area + 24, sizeof(mxcsr));
     if ((header[0] & ~rt_fpu_mask()) || header[1] || header[2] || (mxcsr & 0xffff0000u))
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area's header or MXCSR is not valid");
     memcpy(vcpu->cpu.saved.xsave, area, rt_fpu_size());
@@ -637,7 +642,7 @@ int novt_vcpu_get_msrs(struct novt_vcpu *vcpu, struct novt_msr *msrs, size_t n)
 
     while (i < n && mon_msr_get(&vcpu->cpu, msrs[i].index, &msrs[i].value))
         i++;
-    return (int) i;
+    return (int)i;
 }
 
 int novt_vcpu_set_msrs(struct novt_vcpu *vcpu, const struct novt_msr *msrs, size_t n)
@@ -646,12 +651,12 @@ int novt_vcpu_set_msrs(struct novt_vcpu *vcpu, const struct novt_msr *msrs, size
 
     while (i < n && mon_msr_set(&vcpu->cpu, msrs[i].index, msrs[i].value))
         i++;
-    return (int) i;
+    return (int)i;
 }
 
 size_t novt_vcpu_msr_list(struct novt_vcpu *vcpu, uint32_t *index, size_t n)
 {
-    (void) vcpu;
+    (void)vcpu;
     return mon_msr_list(index, n);
 }
 
@@ -726,7 +731,7 @@ static uint64_t callouts_of(const struct mon_vm *vm, unsigned op)
 
 size_t novt_vm_stats(struct novt_vm *handle, struct novt_stat *stats, size_t n)
 {
-    const struct mon_vm *vm = (const struct mon_vm *) handle;
+    const struct mon_vm *vm = (const struct mon_vm *)handle;
     size_t count = 0;
 
     for (unsigned i = 0; i < MON_STAT_COUNT; i++, count++) {

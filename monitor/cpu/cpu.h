@@ -1,4 +1,5 @@
-/* cpu.h - the monitor's face towards itself: the virtual CPU's privileged state and what acts on it.
+/* cpu.h - the monitor's face towards itself: the virtual CPU's privileged state and what acts on
+ * it.
  *
  *   paging.c   page-table walks, checked access to linear memory, guest-physical memory
  *   seg.c      descriptors: loading segment registers, limits and rights, LAR/LSL/VERR/VERW
@@ -29,72 +30,87 @@ enum mon_rc { MON_OK, MON_FAULT, MON_EXIT };
 
 /* Exception vectors (SDM 3-6.15) */
 enum mon_vector {
-    MON_DE = 0, MON_DB = 1, MON_NMI = 2, MON_BP = 3, MON_OF = 4, MON_BR = 5, MON_UD = 6,
-    MON_NM = 7, MON_DF = 8, MON_TS = 10, MON_NP = 11, MON_SS = 12, MON_GP = 13, MON_PF = 14,
-    MON_MF = 16, MON_AC = 17, MON_MC = 18, MON_XM = 19,
+    MON_DE = 0,
+    MON_DB = 1,
+    MON_NMI = 2,
+    MON_BP = 3,
+    MON_OF = 4,
+    MON_BR = 5,
+    MON_UD = 6,
+    MON_NM = 7,
+    MON_DF = 8,
+    MON_TS = 10,
+    MON_NP = 11,
+    MON_SS = 12,
+    MON_GP = 13,
+    MON_PF = 14,
+    MON_MF = 16,
+    MON_AC = 17,
+    MON_MC = 18,
+    MON_XM = 19,
 };
 
-#define MON_CR0_PE (1u << 0)
-#define MON_CR0_MP (1u << 1)
-#define MON_CR0_EM (1u << 2)
-#define MON_CR0_TS (1u << 3)
-#define MON_CR0_ET (1u << 4)
-#define MON_CR0_NE (1u << 5)
-#define MON_CR0_WP (1u << 16)
-#define MON_CR0_AM (1u << 18)
-#define MON_CR0_NW (1u << 29)
-#define MON_CR0_CD (1u << 30)
-#define MON_CR0_PG (1u << 31)
-#define MON_CR4_VME (1u << 0)
-#define MON_CR4_PVI (1u << 1)
-#define MON_CR4_TSD (1u << 2)
-#define MON_CR4_DE (1u << 3)
-#define MON_CR4_PSE (1u << 4)
-#define MON_CR4_PAE (1u << 5)
-#define MON_CR4_MCE (1u << 6)
-#define MON_CR4_PGE (1u << 7)
-#define MON_CR4_PCE (1u << 8)
-#define MON_CR4_OSFXSR (1u << 9)
+#define MON_CR0_PE         (1u << 0)
+#define MON_CR0_MP         (1u << 1)
+#define MON_CR0_EM         (1u << 2)
+#define MON_CR0_TS         (1u << 3)
+#define MON_CR0_ET         (1u << 4)
+#define MON_CR0_NE         (1u << 5)
+#define MON_CR0_WP         (1u << 16)
+#define MON_CR0_AM         (1u << 18)
+#define MON_CR0_NW         (1u << 29)
+#define MON_CR0_CD         (1u << 30)
+#define MON_CR0_PG         (1u << 31)
+#define MON_CR4_VME        (1u << 0)
+#define MON_CR4_PVI        (1u << 1)
+#define MON_CR4_TSD        (1u << 2)
+#define MON_CR4_DE         (1u << 3)
+#define MON_CR4_PSE        (1u << 4)
+#define MON_CR4_PAE        (1u << 5)
+#define MON_CR4_MCE        (1u << 6)
+#define MON_CR4_PGE        (1u << 7)
+#define MON_CR4_PCE        (1u << 8)
+#define MON_CR4_OSFXSR     (1u << 9)
 #define MON_CR4_OSXMMEXCPT (1u << 10)
-#define MON_CR4_UMIP (1u << 11)
-#define MON_CR4_LA57 (1u << 12)
-#define MON_CR4_FSGSBASE (1u << 16)
-#define MON_CR4_PCIDE (1u << 17)
-#define MON_CR4_OSXSAVE (1u << 18)
-#define MON_CR4_SMEP (1u << 20)
-#define MON_CR4_SMAP (1u << 21)
-#define MON_EFER_SCE (1u << 0)
-#define MON_EFER_LME (1u << 8)
-#define MON_EFER_LMA (1u << 10)
-#define MON_EFER_NXE (1u << 11)
+#define MON_CR4_UMIP       (1u << 11)
+#define MON_CR4_LA57       (1u << 12)
+#define MON_CR4_FSGSBASE   (1u << 16)
+#define MON_CR4_PCIDE      (1u << 17)
+#define MON_CR4_OSXSAVE    (1u << 18)
+#define MON_CR4_SMEP       (1u << 20)
+#define MON_CR4_SMAP       (1u << 21)
+#define MON_EFER_SCE       (1u << 0)
+#define MON_EFER_LME       (1u << 8)
+#define MON_EFER_LMA       (1u << 10)
+#define MON_EFER_NXE       (1u << 11)
 
 /* Descriptor attributes, in struct novt_segment.attr. */
-#define MON_ATTR_TYPE 0x000fu
-#define MON_ATTR_S 0x0010u
-#define MON_ATTR_DPL 0x0060u
-#define MON_ATTR_P 0x0080u
-#define MON_ATTR_L 0x2000u
-#define MON_ATTR_DB 0x4000u
-#define MON_ATTR_G 0x8000u
-#define MON_ATTR_UNUSABLE 0x10000u
+#define MON_ATTR_TYPE         0x000fu
+#define MON_ATTR_S            0x0010u
+#define MON_ATTR_DPL          0x0060u
+#define MON_ATTR_P            0x0080u
+#define MON_ATTR_L            0x2000u
+#define MON_ATTR_DB           0x4000u
+#define MON_ATTR_G            0x8000u
+#define MON_ATTR_UNUSABLE     0x10000u
 #define MON_ATTR_DPL_OF(attr) (((attr) >> 5) & 3u)
 
 /* What a checked access is. */
 enum mon_access {
     MON_READ = 0,
-    MON_WRITE = 1,   /* also for the read of a read-modify-write: checks for write first */
+    MON_WRITE = 1, /* also for the read of a read-modify-write: checks for write first */
     MON_FETCH = 2,
-    MON_SYSTEM = 4,  /* implicit supervisor access (GDT, LDT, IDT, TSS), whatever the CPL */
-    MON_WIDE = 8,    /* the address has 64 bits, even if the current code is not 64-bit code */
+    MON_SYSTEM = 4, /* implicit supervisor access (GDT, LDT, IDT, TSS), whatever the CPL */
+    MON_WIDE = 8,   /* the address has 64 bits, even if the current code is not 64-bit code */
 };
 
 struct mon_exception {
     uint8_t vector;
     bool has_error;
     uint32_t error;
-    uint64_t cr2;    /* #PF: loaded into CR2 on delivery */
-    uint64_t dr6;    /* #DB: bits to set in DR6 on delivery */
-    bool trap;       /* #DB/#BP/#OF as traps: rip is already behind the instruction */
+    uint64_t cr2; /* #PF: loaded into CR2 on delivery */
+    uint64_t dr6; /* #DB: bits to set in DR6 on delivery */
+    bool trap;    /* #DB/#BP/#OF as traps: rip is already behind the instruction */
 };
 
 /* Accesses of the current instruction that the embedder has already answered; executing the
@@ -132,7 +148,7 @@ struct mon_walk_cache {
 struct mon_vm;
 
 struct mon_vcpu {
-    struct rt_cpu *cpu;      /* this thread's register file while running, else &saved */
+    struct rt_cpu *cpu; /* this thread's register file while running, else &saved */
     struct rt_cpu saved;
     struct mon_vm *vm;
     struct novt_run run;
@@ -141,36 +157,36 @@ struct mon_vcpu {
     struct novt_segment seg[6], tr, ldt;
     struct novt_dtable gdt, idt;
     uint64_t cr0, cr2, cr3, cr4, cr8, efer, xcr0;
-    uint64_t pdpte[4];       /* PAE: loaded by MOV CR3 (SDM 3-4.4.1) */
+    uint64_t pdpte[4]; /* PAE: loaded by MOV CR3 (SDM 3-4.4.1) */
     uint64_t dr[8];
     struct mon_msrs msr;
     struct mon_exception exc; /* valid after MON_FAULT */
     struct mon_replay replay;
     /* Events */
-    bool shadow;              /* blocking by STI or MOV SS for one instruction */
-    bool shadow_ss;           /* it was MOV SS/POP SS: #DB traps are held back too */
+    bool shadow;    /* blocking by STI or MOV SS for one instruction */
+    bool shadow_ss; /* it was MOV SS/POP SS: #DB traps are held back too */
     bool halted, nmi_pending, nmi_blocked, injected;
     uint8_t injected_vector;
-    uint8_t ext;              /* EXT bit of error codes: 1 while an external event is delivered */
-    bool kicked;              /* set by novt_vcpu_kick() under run.immediate_exit's rules */
+    uint8_t ext; /* EXT bit of error codes: 1 while an external event is delivered */
+    bool kicked; /* set by novt_vcpu_kick() under run.immediate_exit's rules */
     /* Set by whoever changes something that translated code depends on; run.c acts on it. */
-    bool mode_changed;        /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
-    bool space_changed;       /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
+    bool mode_changed;  /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
+    bool space_changed; /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
     /* run.c's own */
-    bool slow;                /* the current mode is the slow path's */
-    bool resume;              /* an instruction waits for the embedder's answer */
+    bool slow;   /* the current mode is the slow path's */
+    bool resume; /* an instruction waits for the embedder's answer */
     uint8_t after_fault;
-    uint32_t key;             /* enum tr_key of the current mode */
-    void *table;              /* jump table of the current view */
-    int tid;                  /* of the thread that runs it, 0 when none */
+    uint32_t key; /* enum tr_key of the current mode */
+    void *table;  /* jump table of the current view */
+    int tid;      /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
-    struct mon_native *native; /* native.c */
-    struct mon_verify *verify; /* verify.c; NULL without NOVT_F_VERIFY */
+    struct mon_native *native;        /* native.c */
+    struct mon_verify *verify;        /* verify.c; NULL without NOVT_F_VERIFY */
     struct mon_walk_cache walk_cache; /* paging.c */
     /* The slow path's own (step.c) */
-    uint32_t rep_budget;      /* iterations that one execution of a REP may do */
-    uint32_t debug_hits;      /* data breakpoints that the current instruction met, as in DR6 */
-    uint32_t debug_held;      /* those of a MOV SS, due after the next instruction */
+    uint32_t rep_budget; /* iterations that one execution of a REP may do */
+    uint32_t debug_hits; /* data breakpoints that the current instruction met, as in DR6 */
+    uint32_t debug_held; /* those of a MOV SS, due after the next instruction */
     uint64_t callouts[TR_OP_COUNT];
 };
 
@@ -196,7 +212,8 @@ struct mon_cpuid {
     uint8_t phys_bits;
 };
 
-/* ---- the VM's parts that this folder's files share (vm.h is private to api.c, view.c, run.c) ---- */
+/* ---- the VM's parts that this folder's files share (vm.h is private to api.c, view.c, run.c) ----
+ */
 
 /* The CPUID table of v's VM. */
 const struct mon_cpuid *mon_vm_cpuid(const struct mon_vcpu *v);
@@ -219,12 +236,12 @@ void mon_view_flush(struct mon_vcpu *v, bool global);
 /* ---- paging.c ---- */
 
 struct mon_walk {
-    uint64_t gpa;        /* of the byte at gla */
-    uint8_t page_shift;  /* 12, 21, 22 or 30: size of the guest's page */
+    uint64_t gpa;                             /* of the byte at gla */
+    uint8_t page_shift;                       /* 12, 21, 22 or 30: size of the guest's page */
     bool user, writable, exec, dirty, global; /* over all levels */
-    uint8_t levels;      /* page-table entries read */
-    uint64_t entry_gpa[5], entry[5]; /* from the root down, after A/D updates */
-    uint8_t entry_size;  /* 4 or 8 bytes */
+    uint8_t levels;                           /* page-table entries read */
+    uint64_t entry_gpa[5], entry[5];          /* from the root down, after A/D updates */
+    uint8_t entry_size;                       /* 4 or 8 bytes */
 };
 
 /* Walks the guest's page tables for an access (enum mon_access) at privilege level cpl, checks
@@ -370,8 +387,9 @@ void mon_cpu_reset(struct mon_vcpu *v);
 /* ---- step.c, native.c ---- */
 
 /* Fetches and executes exactly one guest instruction (one iteration of a REP) in any mode, all
- * accesses checked in software. On MON_OK rip is at the next instruction, RFLAGS.RF is cleared, v->shadow is as
- * the instruction leaves it, pending #DB traps (TF, breakpoints) have become MON_FAULT with exc.trap set. */
+ * accesses checked in software. On MON_OK rip is at the next instruction, RFLAGS.RF is cleared,
+ * v->shadow is as the instruction leaves it, pending #DB traps (TF, breakpoints) have become
+ * MON_FAULT with exc.trap set. */
 enum mon_rc mon_step(struct mon_vcpu *v);
 /* The same for an already fetched and decoded instruction (callouts from translated code); debug
  * traps and breakpoints are not looked at. */

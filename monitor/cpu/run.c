@@ -1,8 +1,8 @@
 /* run.c - the loop around translated code.
  *
- *   attention (kick, interrupts, mode) -> rt_enter -> exit reason -> miss: find or translate a block
- *        ^                                                         -> callout: mon_execute
- *        |                                                         -> fault: deliver, or slow path
+ *   attention (kick, interrupts, mode) -> rt_enter -> exit reason -> miss: find or translate a
+ * block ^                                                         -> callout: mon_execute | ->
+ * fault: deliver, or slow path
  *        +---------------------------------------------------------+
  *
  * Code that is not flat 32-bit protected mode, single-steps, has breakpoints or checks alignment
@@ -24,14 +24,14 @@
 #include <string.h>
 
 /* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
-#define UNUSABLE ((uint32_t *) 8)
+#define UNUSABLE ((uint32_t *)8)
 
 /* ---- mode ---- */
 
 static bool seg_is_data4g(const struct novt_segment *seg)
 {
-    return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) &&
-           (seg->attr & 0xa) == 2 && !(seg->attr & 4) && seg->limit == 0xffffffffu;
+    return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) && (seg->attr & 0xa) == 2 &&
+           !(seg->attr & 4) && seg->limit == 0xffffffffu;
 }
 
 static bool seg_is_flat(const struct novt_segment *seg)
@@ -72,7 +72,7 @@ static uint32_t feature_key(const struct mon_vcpu *v)
 
 static uint32_t mode_key(const struct mon_vcpu *v)
 {
-    unsigned cpl = v->cpu->cpl, iopl = (unsigned) (v->cpu->rflags >> 12) & 3;
+    unsigned cpl = v->cpu->cpl, iopl = (unsigned)(v->cpu->rflags >> 12) & 3;
     uint32_t key = seg_key(v) | feature_key(v);
 
     if (cpl == 3)
@@ -117,7 +117,7 @@ void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
     const struct novt_segment *s = &v->seg[seg];
     struct rt_cpu *cpu = v->cpu;
 
-    cpu->segbase[seg] = (uint32_t) s->base;
+    cpu->segbase[seg] = (uint32_t)s->base;
     cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
     if (seg == NOVT_FS || seg == NOVT_GS)
         return;
@@ -159,13 +159,13 @@ static void flags_split(struct rt_cpu *cpu)
 {
     cpu->hflags = (cpu->rflags & RT_LIVE) | 0x202;
     cpu->vif = cpu->rflags >> 9 & 1;
-    cpu->rflags = (cpu->rflags & ~(uint64_t) (RT_LIVE | RT_IF | RT_RF)) | 2;
+    cpu->rflags = (cpu->rflags & ~(uint64_t)(RT_LIVE | RT_IF | RT_RF)) | 2;
 }
 
 static void flags_join(struct rt_cpu *cpu)
 {
-    cpu->rflags = (cpu->rflags & ~(uint64_t) (RT_LIVE | RT_IF)) | (cpu->hflags & RT_LIVE) |
-                  (uint64_t) cpu->vif << 9;
+    cpu->rflags = (cpu->rflags & ~(uint64_t)(RT_LIVE | RT_IF)) | (cpu->hflags & RT_LIVE) |
+                  (uint64_t)cpu->vif << 9;
 }
 
 /* ---- 64-bit code: addresses that the register file holds with their slot's delta ---- */
@@ -201,7 +201,7 @@ static void log_listing(struct mon_vcpu *v, const uint8_t *bytes, size_t len, en
             break;
         tr_format(&insn, pc + at, text, sizeof(text));
         mon_log(v, NOVT_LOG_TRANSLATE, mode == TR_MODE_64 ? "    %12llx  %s" : "  %08llx  %s",
-                (unsigned long long) (pc + at), text);
+                (unsigned long long)(pc + at), text);
     }
 }
 
@@ -211,11 +211,11 @@ static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_
     const uint8_t *host = v->vm->cc.rx + b->host;
 
     mon_log(v, NOVT_LOG_TRANSLATE, "block %08llx gpa %llx key %x: %u instructions, %u -> %u bytes",
-            (unsigned long long) b->pc, (unsigned long long) b->gpa, b->key, b->insns, b->len,
+            (unsigned long long)b->pc, (unsigned long long)b->gpa, b->key, b->insns, b->len,
             b->host_len);
     if (b->gpa2 == ~0ull)
         log_listing(v, bytes, b->len, b->wide ? TR_MODE_64 : TR_MODE_32, b->pc);
-    log_listing(v, host, b->host_len, TR_MODE_64, (uint64_t) host);
+    log_listing(v, host, b->host_len, TR_MODE_64, (uint64_t)host);
 }
 
 static void code_flush(struct mon_vcpu *v)
@@ -229,7 +229,7 @@ static uint64_t next_page(uint64_t pc, uint32_t key)
 {
     uint64_t next = (pc | 4095) + 1;
 
-    return key & TR_K_LONG ? next : (uint32_t) next;
+    return key & TR_K_LONG ? next : (uint32_t)next;
 }
 
 /* The second page of a crossing first instruction; MON_FAULT when it cannot be fetched. */
@@ -305,7 +305,7 @@ static enum mon_rc slow_step(struct mon_vcpu *v);
 
 static bool is_canonical(uint64_t address)
 {
-    return (uint64_t) ((int64_t) (address << 16) >> 16) == address;
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
 /* Finds or makes the block at rip and enters it into the jump table. */
@@ -394,8 +394,8 @@ static void take_answer(struct mon_vcpu *v)
     v->replay.data[v->replay.done++] = data;
 }
 
-/* 64-bit code reached memory for which there is no window yet: makes the windows that the instruction
- * at rip may use. */
+/* 64-bit code reached memory for which there is no window yet: makes the windows that the
+ * instruction at rip may use. */
 static void touch_operands(struct mon_vcpu *v)
 {
     const uint64_t *gpr = v->cpu->gpr;
@@ -418,7 +418,7 @@ static void touch_operands(struct mon_vcpu *v)
         mon_view_touch(v, gpr[RT_BP]);
     if (!insn.has_mem)
         return;
-    address = (uint64_t) insn.disp;
+    address = (uint64_t)insn.disp;
     if (insn.base == 16)
         address += v->cpu->rip + insn.len;
     else if (insn.base >= 0)
@@ -426,7 +426,7 @@ static void touch_operands(struct mon_vcpu *v)
     if (insn.index >= 0 && !insn.vsib)
         address += gpr[insn.index] * insn.scale;
     if (insn.adsize == 32)
-        address = (uint32_t) address;
+        address = (uint32_t)address;
     if (insn.seg == TR_FS || insn.seg == TR_GS)
         address += v->seg[insn.seg].base;
     mon_view_touch(v, address);
@@ -438,14 +438,14 @@ static void touch_operands(struct mon_vcpu *v)
 static bool entry_collision(struct mon_vcpu *v, struct rt_context *context)
 {
     struct cc *cc = &v->vm->cc;
-    const uint8_t *hpc = (const uint8_t *) context->rip;
+    const uint8_t *hpc = (const uint8_t *)context->rip;
     struct cc_block *b = cc_find(cc, hpc);
 
     if (!b || hpc >= cc->rx + b->host + b->direct)
         return false;
     cc_collide(cc, b);
     mon_count(v, MON_STAT_fault_collision);
-    context->rip = (uint64_t) cc->miss_stub;
+    context->rip = (uint64_t)cc->miss_stub;
     return true;
 }
 
@@ -496,7 +496,7 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     cpu->jump_table = cc->miss_table;
     if (!context)
         return RT_FAULT_RETRY;
-    hpc = (const uint8_t *) context->rip;
+    hpc = (const uint8_t *)context->rip;
     b = cc_find(cc, hpc);
     if (b && at_repeated_string(hpc) && cc_recover(cc, cpu, context)) {
         v->after_fault = AFTER_NOTHING;
@@ -506,9 +506,9 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
         cc_unlink_exits(cc, b);
     /* The jump table is in r14, or in 64-bit code about to be used in r11. */
     if (!(v->key & TR_K_LONG))
-        context->gpr[14] = (uint64_t) cc->miss_table;
-    else if (context->gpr[11] == (uint64_t) v->table)
-        context->gpr[11] = (uint64_t) cc->miss_table;
+        context->gpr[14] = (uint64_t)cc->miss_table;
+    else if (context->gpr[11] == (uint64_t)v->table)
+        context->gpr[11] = (uint64_t)cc->miss_table;
     return RT_FAULT_RETRY;
 }
 
@@ -522,7 +522,7 @@ int mon_run_hooks(void)
 uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc)
 {
     enum cc_recipe recipe;
-    const uint8_t *hpc = (const uint8_t *) host_pc;
+    const uint8_t *hpc = (const uint8_t *)host_pc;
     const struct cc_block *b = cc_find(&v->vm->cc, hpc);
     return b ? cc_guest_pc(&v->vm->cc, b, hpc, &recipe) : 0;
 }
@@ -590,7 +590,7 @@ static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
         return v->kicked ? MON_OK : block_resolve(v, &v->vm->cc.sites[cpu->exit_arg]);
     case RT_EXIT_CALLOUT:
         mon_count(v, MON_STAT_exits_callout);
-        return callout(v, (const struct tr_insn *) cpu->exit_arg);
+        return callout(v, (const struct tr_insn *)cpu->exit_arg);
     case RT_EXIT_PENDING:
         mon_count(v, MON_STAT_exits_pending);
         v->shadow = cpu->exit_arg;

@@ -159,7 +159,8 @@ enum mon_rc mon_ldt_segment(struct mon_vcpu *v, uint16_t selector, unsigned vect
         return rc;
     mon_desc_unpack(selector, desc, seg);
     seg->base |= high;
-    return MON_OK;
+    return mon_is_canonical(seg->base) ? MON_OK
+                                       : mon_raise_error(v, vector, MON_SEL_ERROR(selector));
 }
 
 /* ---- Loading ---- */
@@ -228,6 +229,7 @@ enum mon_rc mon_seg_lldt(struct mon_vcpu *v, uint16_t selector)
 
 enum mon_rc mon_seg_ltr(struct mon_vcpu *v, uint16_t selector)
 {
+    struct novt_segment tss;
     uint64_t desc, high = 0;
     enum mon_rc rc;
     if (v->cpu->cpl)
@@ -243,11 +245,14 @@ enum mon_rc mon_seg_ltr(struct mon_vcpu *v, uint16_t selector)
         return mon_raise_error(v, MON_NP, MON_SEL_ERROR(selector));
     if (mon_long(v) && (rc = mon_desc_read_high(v, selector, MON_GP, &high)))
         return rc;
+    mon_desc_unpack(selector, desc, &tss);
+    tss.attr |= MON_TYPE_BUSY;
+    tss.base |= high;
+    if (!mon_is_canonical(tss.base))
+        return mon_raise_error(v, MON_GP, MON_SEL_ERROR(selector));
     if ((rc = mon_desc_write_type(v, selector, desc, type | MON_TYPE_BUSY)))
         return rc;
-    mon_desc_unpack(selector, desc, &v->tr);
-    v->tr.attr |= MON_TYPE_BUSY;
-    v->tr.base |= high;
+    v->tr = tss;
     return MON_OK;
 }
 

@@ -252,6 +252,18 @@ static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint
     return rc == MON_OK ? step_done(v, next) : rc;
 }
 
+/* An unmasked invalid operation, overflow or underflow keeps an x87 store from storing (SDM 1-8.5);
+ * FNSTCW and FNSTSW always do. */
+static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
+{
+    uint16_t control[2]; /* FCW, FSW */
+    bool plain = (i->opcode == 0xd9 || i->opcode == 0xdd) && (i->reg & 7) == 7;
+    if (!is_x87(i) || plain)
+        return true;
+    memcpy(control, v->cpu->xsave, sizeof(control));
+    return !(control[1] & ~control[0] & 0x19);
+}
+
 static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     unsigned len = i->mem_size, access = i->mem_write ? MON_WRITE : MON_READ;
@@ -283,7 +295,8 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     rc = run(v, i, offset);
     if (rc != MON_OK)
         return rc;
-    rc = mon_lin_write(v, gla, buffer, len, MON_WRITE);
+    if (x87_has_stored(v, i))
+        rc = mon_lin_write(v, gla, buffer, len, MON_WRITE);
     if (rc == MON_OK)
         return step_done(v, next);
     undo_restore(&undo, v);

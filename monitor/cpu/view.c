@@ -14,8 +14,8 @@
  *               -> or a large page, mapped as a run
  *
  * A 32-bit space is one view. A 64-bit space has a view for each 4 GiB that it touches, and a table
- * of deltas, indexed by address bits 32 to 47, that leads translated code to the windows; where there
- * is none it leads into a void that always faults.
+ * of deltas, indexed by address bits 32 to 47, that leads translated code to the windows; where
+ * there is none it leads into a void that always faults.
  *
  * A page is writable in a view only if its dirty bit is set and it holds no translated code
  * (cc_page.code): then a store faults, and the slow path does it and drops the blocks.
@@ -69,25 +69,25 @@ struct view {
     uint16_t hi;         /* bits 32 to 47 of its linear addresses */
     uint8_t shift;       /* of a slot: 21 or 22 */
     uint8_t *window;
-    uint32_t maps;       /* host mappings, an upper bound */
+    uint32_t maps; /* host mappings, an upper bound */
     uint16_t nused;
     uint16_t used_slot[MAX_SLOTS];
     uint8_t slot_used[MAX_SLOTS];
-    uint8_t slot_large[MAX_SLOTS];  /* 0, or 1 + writable: mapped as a run */
-    uint64_t slot_gpa[MAX_SLOTS];   /* of a large page */
-    uint64_t pde_gpa[MAX_SLOTS];    /* where the directory entry is; NO_ROOT: paging is off */
-    uint64_t pde[MAX_SLOTS];        /* the entry that mappings were made from */
+    uint8_t slot_large[MAX_SLOTS]; /* 0, or 1 + writable: mapped as a run */
+    uint64_t slot_gpa[MAX_SLOTS];  /* of a large page */
+    uint64_t pde_gpa[MAX_SLOTS];   /* where the directory entry is; NO_ROOT: paging is off */
+    uint64_t pde[MAX_SLOTS];       /* the entry that mappings were made from */
     struct leaf *leaf[MAX_SLOTS];
 };
 
 struct space {
     bool used;
-    uint8_t cls;         /* enum view_class */
+    uint8_t cls; /* enum view_class */
     uint8_t nviews;
     uint64_t root, stamp;
-    void **table;        /* jump table; user spaces only */
+    void **table; /* jump table; user spaces only */
     uint32_t table_key;
-    uint64_t *deltas;    /* 64-bit spaces: window - linear address, by bits 32 to 47 */
+    uint64_t *deltas; /* 64-bit spaces: window - linear address, by bits 32 to 47 */
     struct view *view[SPACE_VIEWS];
 };
 
@@ -103,7 +103,7 @@ struct mon_view_set {
     uint64_t local[MAX_LOCAL];
     uint64_t super_exec[(1u << 20) / 64];  /* linear pages with entries in super_table */
     uint64_t super_cross[(1u << 20) / 64]; /* as PF_CROSS */
-    uint64_t config;                      /* paging control bits that mappings depend on */
+    uint64_t config;                       /* paging control bits that mappings depend on */
     uint64_t clock;
     uint32_t maps;
     struct leaf *free_leaf;
@@ -111,8 +111,9 @@ struct mon_view_set {
 
 static uint64_t paging_config(const struct mon_vcpu *v)
 {
-    return (v->cr0 & (MON_CR0_PG | MON_CR0_WP)) | (uint64_t)(v->cr4 & (MON_CR4_PAE | MON_CR4_PSE |
-           MON_CR4_SMAP)) << 32 | (v->efer & MON_EFER_NXE) << 20;
+    return (v->cr0 & (MON_CR0_PG | MON_CR0_WP)) |
+           (uint64_t)(v->cr4 & (MON_CR4_PAE | MON_CR4_PSE | MON_CR4_SMAP)) << 32 |
+           (v->efer & MON_EFER_NXE) << 20;
 }
 
 static bool uses_pae(const struct mon_vcpu *v)
@@ -134,7 +135,7 @@ static uint64_t canonical(uint64_t hi)
 
 static uint16_t hi_of(uint64_t gla)
 {
-    return (uint16_t) (gla >> 32);
+    return (uint16_t)(gla >> 32);
 }
 
 static struct view *view_at(const struct space *space, uint16_t hi)
@@ -173,7 +174,7 @@ static struct leaf *leaf_new(struct mon_vcpu *v)
     }
     set->free_leaf = leaf->next_free;
     for (unsigned i = 0; i < sizeof(leaf->flags) / 8; i++)
-        ((uint64_t *) (void *) leaf->flags)[i] = 0;
+        ((uint64_t *)(void *)leaf->flags)[i] = 0;
     leaf->all_global = true;
     return leaf;
 }
@@ -200,8 +201,8 @@ static uint64_t read_entry(const struct mon_vcpu *v, const struct view *view, ui
 
     if (!p)
         return ~0ull;
-    return view->shift == 21 ? *(const uint64_t *) (const void *) p
-                             : *(const uint32_t *) (const void *) p;
+    return view->shift == 21 ? *(const uint64_t *)(const void *)p
+                             : *(const uint32_t *)(const void *)p;
 }
 
 static unsigned slot_pages(const struct view *view)
@@ -223,13 +224,13 @@ static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla,
 static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
 {
     struct leaf *leaf = view->leaf[gla >> view->shift];
-    unsigned first = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
+    unsigned first = (unsigned)(gla >> 12) & (slot_pages(view) - 1);
     bool mapped = false;
 
     for (unsigned i = first; i < first + pages; i++) {
         uint8_t flags = leaf->flags[i];
         if (flags & PF_EXEC)
-            clear_code_page(v, view, gla + ((uint64_t) (i - first) << 12), flags);
+            clear_code_page(v, view, gla + ((uint64_t)(i - first) << 12), flags);
         if (flags & PF_WRITE) {
             struct cc_page *page = cc_page(&v->vm->cc, pte_frame(view, leaf_pte(view, leaf, i)));
             if (page && page->maps && page->maps != 0xff)
@@ -240,13 +241,13 @@ static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, uns
     }
     if (!mapped)
         return;
-    rt_os_unmap(view->window + gla, (size_t) pages << 12);
+    rt_os_unmap(view->window + gla, (size_t)pages << 12);
     mon_count(v, MON_STAT_window_dropped);
 }
 
 static void drop_slot(struct mon_vcpu *v, struct view *view, unsigned slot)
 {
-    uint64_t gla = (uint64_t) slot << view->shift;
+    uint64_t gla = (uint64_t)slot << view->shift;
 
     if (view->leaf[slot]) {
         unmap_pages(v, view, gla, slot_pages(view));
@@ -271,7 +272,7 @@ static void compact_used(struct view *view)
         if (view->slot_used[view->used_slot[i]])
             view->used_slot[n++] = view->used_slot[i];
     }
-    view->nused = (uint16_t) n;
+    view->nused = (uint16_t)n;
 }
 
 /* Everything out of a view: one munmap. */
@@ -309,8 +310,8 @@ static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot
 {
     struct leaf *leaf = view->leaf[slot];
     const uint8_t *ram = mon_vm_ram(v, leaf->table_gpa, NULL);
-    const uint64_t *now = (const uint64_t *) (const void *) ram;
-    uint64_t gla = (uint64_t) slot << view->shift;
+    const uint64_t *now = (const uint64_t *)(const void *)ram;
+    uint64_t gla = (uint64_t)slot << view->shift;
     unsigned per_word = view->shift == 21 ? 1 : 2;
     unsigned run = 0, run_start = 0;
 
@@ -324,7 +325,7 @@ static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot
         for (unsigned k = 0; k < per_word; k++) {
             unsigned i = w * per_word + k;
             uint64_t was = leaf_pte(view, leaf, i);
-            uint64_t is = per_word == 1 ? now[w] : (uint32_t) (now[w] >> (32 * k));
+            uint64_t is = per_word == 1 ? now[w] : (uint32_t)(now[w] >> (32 * k));
             if (was == is || !leaf->flags[i])
                 continue;
             if (run && run_start + run == i) {
@@ -332,13 +333,13 @@ static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot
                 continue;
             }
             if (run)
-                unmap_pages(v, view, gla + ((uint64_t) run_start << 12), run);
+                unmap_pages(v, view, gla + ((uint64_t)run_start << 12), run);
             run_start = i;
             run = 1;
         }
     }
     if (run)
-        unmap_pages(v, view, gla + ((uint64_t) run_start << 12), run);
+        unmap_pages(v, view, gla + ((uint64_t)run_start << 12), run);
     for (unsigned w = 0; w < 512; w++)
         leaf->raw[w] = now[w];
 }
@@ -370,19 +371,19 @@ static void revalidate(struct mon_vcpu *v, struct view *view, bool global)
 static uint64_t read64(const struct mon_vcpu *v, uint64_t gpa)
 {
     const uint8_t *p = mon_vm_ram(v, gpa, NULL);
-    return p ? *(const uint64_t *) (const void *) p : 0;
+    return p ? *(const uint64_t *)(const void *)p : 0;
 }
 
 #define ENTRY_P     1u
 #define ENTRY_PS    0x80u
 #define ENTRY_FRAME 0x000ffffffffff000ull
 
-/* Where the entry that decides over a slot is: in the page directory, or in the table above it for a
- * page of 1 GiB (*gigantic). gigabyte: linear address bits 30 and 31. */
+/* Where the entry that decides over a slot is: in the page directory, or in the table above it for
+ * a page of 1 GiB (*gigantic). gigabyte: linear address bits 30 and 31. */
 static uint64_t directory(const struct mon_vcpu *v, const struct view *view, unsigned gigabyte,
                           bool *gigantic)
 {
-    uint64_t gla = canonical(view->hi) | (uint64_t) gigabyte << 30, entry;
+    uint64_t gla = canonical(view->hi) | (uint64_t)gigabyte << 30, entry;
 
     *gigantic = false;
     if (view->shift == 22)
@@ -418,8 +419,8 @@ static void rebase(struct mon_vcpu *v, struct view *view)
         if (table[g] == NO_TABLE || gigantic[g])
             view->pde_gpa[slot] = table[g];
         else
-            view->pde_gpa[slot] = view->shift == 22 ? table[g] + slot * 4u
-                                                    : table[g] + (slot & 511) * 8u;
+            view->pde_gpa[slot] =
+                view->shift == 22 ? table[g] + slot * 4u : table[g] + (slot & 511) * 8u;
     }
 }
 
@@ -435,7 +436,7 @@ static void detach_view(struct mon_vcpu *v, struct view *view)
         i++;
     space->view[i] = space->view[--space->nviews];
     if (space->deltas)
-        space->deltas[view->hi] = (uint64_t) v->views->void_window - canonical(view->hi);
+        space->deltas[view->hi] = (uint64_t)v->views->void_window - canonical(view->hi);
     view->space = NULL;
 }
 
@@ -491,7 +492,7 @@ static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t h
     view->shift = uses_pae(v) ? 21 : 22;
     space->view[space->nviews++] = view;
     if (space->deltas)
-        space->deltas[hi] = (uint64_t) view->window - canonical(hi);
+        space->deltas[hi] = (uint64_t)view->window - canonical(hi);
     return view;
 }
 
@@ -509,7 +510,8 @@ static void empty_space(struct mon_vcpu *v, struct space *space)
         detach_view(v, space->view[0]);
 }
 
-/* A supervisor space keeps its mappings when it is recycled; what the new root disagrees with goes. */
+/* A supervisor space keeps its mappings when it is recycled; what the new root disagrees with goes.
+ */
 static void recycle_space(struct mon_vcpu *v, struct space *space, uint64_t root,
                           enum view_class cls)
 {
@@ -517,7 +519,7 @@ static void recycle_space(struct mon_vcpu *v, struct space *space, uint64_t root
     if (cls == VIEW_USER || space->cls != cls)
         empty_space(v, space);
     space->root = root;
-    space->cls = (uint8_t) cls;
+    space->cls = (uint8_t)cls;
     revalidate_space(v, space, true);
 }
 
@@ -552,7 +554,7 @@ static struct space *space_for(struct mon_vcpu *v, uint64_t root, enum view_clas
     space = old && cls != VIEW_USER ? NULL : unused_space(v);
     if (space) {
         space->root = root;
-        space->cls = (uint8_t) cls;
+        space->cls = (uint8_t)cls;
         return space;
     }
     if (!old)
@@ -571,7 +573,7 @@ static int make_void_deltas(struct mon_view_set *set)
     if (!deltas)
         return NOVT_E_NOMEM;
     for (uint64_t hi = 0; hi < 65536; hi++)
-        deltas[hi] = (uint64_t) set->void_window - canonical(hi);
+        deltas[hi] = (uint64_t)set->void_window - canonical(hi);
     rt_os_unmap(deltas, DELTAS_SIZE);
     /* The canary: any page that reads without a fault. */
     return rt_os_map_at(set->void_window - 4096, 4096, RT_PROT_R, set->deltas_fd, 0, true) == 0
@@ -663,7 +665,7 @@ static void make_deltas(struct mon_vcpu *v, struct space *space)
     RT_ASSERT(space->deltas);
     for (unsigned i = 0; i < space->nviews; i++)
         space->deltas[space->view[i]->hi] =
-            (uint64_t) space->view[i]->window - canonical(space->view[i]->hi);
+            (uint64_t)space->view[i]->window - canonical(space->view[i]->hi);
 }
 
 void mon_view_select(struct mon_vcpu *v, uint32_t key)
@@ -677,7 +679,7 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
     if (key & TR_K_LONG) {
         if (!space->deltas)
             make_deltas(v, space);
-        v->cpu->window = (uint8_t *) space->deltas;
+        v->cpu->window = (uint8_t *)space->deltas;
     } else {
         v->cpu->window = view_get(v, space, 0)->window;
     }
@@ -689,7 +691,7 @@ bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
     const struct space *space = v->views->current;
 
     for (unsigned i = 0; i < space->nviews; i++) {
-        uint64_t offset = host - (uint64_t) space->view[i]->window;
+        uint64_t offset = host - (uint64_t)space->view[i]->window;
         if (offset < RT_WINDOW_SIZE) {
             *gla = canonical(space->view[i]->hi) | offset;
             return true;
@@ -702,8 +704,8 @@ void mon_view_touch(struct mon_vcpu *v, uint64_t gla)
 {
     struct mon_walk walk;
 
-    if (canonical(hi_of(gla)) == (gla & ~0xffffffffull) && !view_at(v->views->current, hi_of(gla)) &&
-        mon_walk_peek(v, gla, &walk))
+    if (canonical(hi_of(gla)) == (gla & ~0xffffffffull) &&
+        !view_at(v->views->current, hi_of(gla)) && mon_walk_peek(v, gla, &walk))
         view_get(v, v->views->current, hi_of(gla));
 }
 
@@ -744,10 +746,10 @@ void mon_view_flush(struct mon_vcpu *v, bool global)
 
 static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
 {
-    unsigned slot = (unsigned) ((gla & 0xffffffffu) >> view->shift);
+    unsigned slot = (unsigned)((gla & 0xffffffffu) >> view->shift);
     uint64_t lpn = (gla & 0xffffffffu) >> 12;
     struct leaf *leaf = view->leaf[slot];
-    unsigned page = (unsigned) lpn & (slot_pages(view) - 1);
+    unsigned page = (unsigned)lpn & (slot_pages(view) - 1);
 
     if (!view->slot_used[slot] || view->pde_gpa[slot] == NO_ROOT)
         return;
@@ -818,8 +820,8 @@ static struct view *largest_view(const struct mon_view_set *set, bool of_current
     return best;
 }
 
-/* Makes room when the windows use more host mappings than the budget allows: the least recently used
- * space's views first. A view keeps its window, so deltas in registers stay right. */
+/* Makes room when the windows use more host mappings than the budget allows: the least recently
+ * used space's views first. A view keeps its window, so deltas in registers stay right. */
 static void keep_budget(struct mon_vcpu *v)
 {
     struct mon_view_set *set = v->views;
@@ -855,7 +857,7 @@ static void use_slot(struct view *view, unsigned slot)
     if (view->slot_used[slot])
         return;
     view->slot_used[slot] = 1;
-    view->used_slot[view->nused++] = (uint16_t) slot;
+    view->used_slot[view->nused++] = (uint16_t)slot;
 }
 
 /* Protects the pages with code inside a large run that is mapped writable. */
@@ -890,7 +892,7 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
 {
     uint64_t size = 1ull << view->shift, bytes = size;
     uint64_t step = gigantic ? 0 : view->shift == 21 ? 8 : 4; /* between directory entries */
-    uint64_t gla = (uint64_t) slot << view->shift;
+    uint64_t gla = (uint64_t)slot << view->shift;
     const struct mon_slot *ram = ram_slot(v->vm, gpa);
 
     if (!ram || ram->readonly || gpa - ram->gpa + size > ram->size)
@@ -899,7 +901,7 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
         drop_slot(v, view, slot);
     compact_used(view);
     for (unsigned next = slot;; next++) {
-        uint64_t at = (uint64_t) (next - slot) << view->shift;
+        uint64_t at = (uint64_t)(next - slot) << view->shift;
         if (next != slot) {
             if (next >= 1u << (32 - view->shift) || view->slot_used[next] ||
                 gpa - ram->gpa + at + size > ram->size)
@@ -915,7 +917,7 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
         use_slot(view, next);
         view->pde_gpa[next] = entry_gpa == NO_ROOT ? NO_ROOT : entry_gpa + (next - slot) * step;
         view->pde[next] = entry_gpa == NO_ROOT ? 0 : gigantic ? entry : entry + at;
-        view->slot_large[next] = (uint8_t) (1 + writable);
+        view->slot_large[next] = (uint8_t)(1 + writable);
         view->slot_gpa[next] = gpa + at;
         bytes = at + size;
     }
@@ -948,14 +950,14 @@ static struct leaf *leaf_for(struct mon_vcpu *v, struct view *view, unsigned slo
     leaf->table_gpa = table_gpa;
     const uint64_t *raw = table_gpa == NO_ROOT
                               ? NULL
-                              : (const uint64_t *) (const void *) mon_vm_ram(v, table_gpa, NULL);
+                              : (const uint64_t *)(const void *)mon_vm_ram(v, table_gpa, NULL);
     for (unsigned i = 0; raw && i < 512; i++)
         leaf->raw[i] = raw[i];
     for (unsigned i = 0; !raw && i < slot_pages(view); i++) {
         if (view->shift == 21)
-            leaf->pte64[i] = large_pte + ((uint64_t) i << 12);
+            leaf->pte64[i] = large_pte + ((uint64_t)i << 12);
         else
-            leaf->pte32[i] = (uint32_t) (large_pte + ((uint64_t) i << 12));
+            leaf->pte32[i] = (uint32_t)(large_pte + ((uint64_t)i << 12));
     }
     view->leaf[slot] = leaf;
     use_slot(view, slot);
@@ -995,11 +997,11 @@ static void note_mapped(struct mon_vcpu *v, struct view *view, struct leaf *leaf
 
     if (writable && !(leaf->flags[i] & PF_WRITE) && page && page->maps != 0xff)
         page->maps++;
-    leaf->flags[i] = (uint8_t) ((leaf->flags[i] & PF_EXEC) | PF_MAPPED | (writable ? PF_WRITE : 0));
+    leaf->flags[i] = (uint8_t)((leaf->flags[i] & PF_EXEC) | PF_MAPPED | (writable ? PF_WRITE : 0));
     if (view->shift == 21)
         leaf->pte64[i] = pte;
     else
-        leaf->pte32[i] = (uint32_t) pte;
+        leaf->pte32[i] = (uint32_t)pte;
     if (!(pte & PTE_G) || !(v->cr4 & MON_CR4_PGE))
         leaf->all_global = false;
 }
@@ -1008,7 +1010,7 @@ static void note_mapped(struct mon_vcpu *v, struct view *view, struct leaf *leaf
 static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf, uint64_t gla,
                        bool writable)
 {
-    unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1), first = i, last = i;
+    unsigned i = (unsigned)(gla >> 12) & (slot_pages(view) - 1), first = i, last = i;
     uint64_t pte = current_pte(v, view, leaf, i);
     uint64_t gpa = pte_frame(view, pte);
     const struct mon_slot *ram = ram_slot(v->vm, gpa);
@@ -1018,23 +1020,23 @@ static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf,
     if (leaf->flags[i] && pte_frame(view, leaf_pte(view, leaf, i)) != gpa)
         unmap_pages(v, view, gla & ~4095ull, 1);
     while (last + 1 < slot_pages(view) && last - first < RUN_MAX &&
-           gpa + ((uint64_t) (last + 2 - i) << 12) - ram->gpa <= ram->size) {
+           gpa + ((uint64_t)(last + 2 - i) << 12) - ram->gpa <= ram->size) {
         uint64_t next = current_pte(v, view, leaf, last + 1);
-        if (!joins(v, view, leaf, last + 1, next, pte + ((uint64_t) (last + 1 - i) << 12), writable))
+        if (!joins(v, view, leaf, last + 1, next, pte + ((uint64_t)(last + 1 - i) << 12), writable))
             break;
         last++;
     }
     while (first > 0 && last - first < RUN_MAX &&
-           gpa - ((uint64_t) (i - first + 1) << 12) >= ram->gpa) {
+           gpa - ((uint64_t)(i - first + 1) << 12) >= ram->gpa) {
         uint64_t next = current_pte(v, view, leaf, first - 1);
-        if (!joins(v, view, leaf, first - 1, next, pte - ((uint64_t) (i - first + 1) << 12),
+        if (!joins(v, view, leaf, first - 1, next, pte - ((uint64_t)(i - first + 1) << 12),
                    writable))
             break;
         first--;
     }
-    uint64_t start = (gla & ~4095ull) - ((uint64_t) (i - first) << 12);
-    if (!map_run(v, view, start, gpa - ((uint64_t) (i - first) << 12),
-                 (uint64_t) (last - first + 1) << 12, writable))
+    uint64_t start = (gla & ~4095ull) - ((uint64_t)(i - first) << 12);
+    if (!map_run(v, view, start, gpa - ((uint64_t)(i - first) << 12),
+                 (uint64_t)(last - first + 1) << 12, writable))
         return false;
     for (unsigned j = first; j <= last; j++)
         note_mapped(v, view, leaf, j, current_pte(v, view, leaf, j), writable);
@@ -1043,26 +1045,26 @@ static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf,
 
 static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla, bool write)
 {
-    unsigned slot = (unsigned) (gla >> view->shift);
+    unsigned slot = (unsigned)(gla >> view->shift);
     const struct mon_slot *ram = ram_slot(v->vm, gla);
 
     if (!ram)
         return false;
     if (!view->leaf[slot] && !view->slot_large[slot] &&
-        fill_large(v, view, slot, 0, NO_ROOT, (uint64_t) slot << view->shift, true, false))
+        fill_large(v, view, slot, 0, NO_ROOT, (uint64_t)slot << view->shift, true, false))
         return true;
     if (view->slot_large[slot])
         return false;
-    struct leaf *leaf = leaf_for(v, view, slot, 0, NO_ROOT, NO_ROOT,
-                                 ((uint64_t) slot << view->shift) | 0x167);
-    (void) write;
+    struct leaf *leaf =
+        leaf_for(v, view, slot, 0, NO_ROOT, NO_ROOT, ((uint64_t)slot << view->shift) | 0x167);
+    (void)write;
     return leaf && fill_small(v, view, leaf, gla, !page_has_code(v->vm, gla) && !ram->readonly);
 }
 
 static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
                        const struct mon_walk *walk)
 {
-    unsigned slot = (unsigned) (gla >> view->shift);
+    unsigned slot = (unsigned)(gla >> view->shift);
     bool code = page_has_code(v->vm, walk->gpa);
     bool writable = walk_writable(v, walk);
     unsigned last = walk->levels - 1u;
@@ -1072,8 +1074,10 @@ static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
         bool split = view->leaf[slot] && view->leaf[slot]->table_gpa == NO_ROOT &&
                      view->pde[slot] == walk->entry[last];
         uint64_t base = (walk->gpa & ~4095ull) - (gla & mask & ~4095ull);
-        /* Mapped as a run, but this page write-protected because it held code: it holds none now. */
-        if (view->slot_large[slot] == 2 && view->pde[slot] == walk->entry[last] && writable && !code)
+        /* Mapped as a run, but this page write-protected because it held code: it holds none now.
+         */
+        if (view->slot_large[slot] == 2 && view->pde[slot] == walk->entry[last] && writable &&
+            !code)
             return rt_os_protect(view->window + (gla & ~4095ull), 4096, RT_PROT_RW) == 0;
         if (!split && fill_large(v, view, slot, walk->entry[last], walk->entry_gpa[last], base,
                                  writable, walk->page_shift == 30))
@@ -1107,7 +1111,7 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     }
     keep_budget(v);
     struct view *view = view_at(v->views->current, hi_of(gla));
-    bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t) gla, &walk)
+    bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t)gla, &walk)
                                     : fill_identity(v, view, gla, write);
     mon_count(v, MON_STAT_fault_window_fill);
     return done ? MON_FILL_DONE : MON_FILL_STEP;
@@ -1118,8 +1122,8 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
 static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
                        const struct mon_walk *walk, uint8_t flags)
 {
-    unsigned slot = (unsigned) ((uint32_t) gla >> view->shift), last = walk->levels - 1u;
-    unsigned i = (unsigned) (gla >> 12) & (slot_pages(view) - 1);
+    unsigned slot = (unsigned)((uint32_t)gla >> view->shift), last = walk->levels - 1u;
+    unsigned i = (unsigned)(gla >> 12) & (slot_pages(view) - 1);
 
     if (!(v->cr0 & MON_CR0_PG) || walk->page_shift >= view->shift) {
         /* Dropping a large slot clears the whole table; make sure that there is one. */
@@ -1134,12 +1138,12 @@ static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
     if (!leaf)
         return;
     if (leaf->flags[i] && leaf_pte(view, leaf, i) != walk->entry[last])
-        unmap_pages(v, view, (uint32_t) gla & ~4095u, 1);
+        unmap_pages(v, view, (uint32_t)gla & ~4095u, 1);
     if (!leaf->flags[i]) {
         if (view->shift == 21)
             leaf->pte64[i] = walk->entry[last];
         else
-            leaf->pte32[i] = (uint32_t) walk->entry[last];
+            leaf->pte32[i] = (uint32_t)walk->entry[last];
         leaf->all_global &= walk->global && (v->cr4 & MON_CR4_PGE);
     }
     leaf->flags[i] |= flags;
@@ -1168,14 +1172,14 @@ static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool globa
         set->local_count++;
 }
 
-void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
-                          const struct mon_walk *walk, const struct mon_walk *walk2)
+void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const struct mon_walk *walk,
+                          const struct mon_walk *walk2)
 {
     struct space *space = v->views->current;
     uint64_t next_page = (b->pc | 4095) + 1;
 
     if (!b->wide)
-        next_page = (uint32_t) next_page;
+        next_page = (uint32_t)next_page;
     if (space->cls == VIEW_USER) {
         track_exec(v, view_get(v, space, hi_of(b->pc)), b->pc, walk, PF_EXEC);
         if (walk2)
@@ -1194,7 +1198,7 @@ static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *
 
     for (unsigned i = 0; i < view->nused; i++) {
         unsigned slot = view->used_slot[i];
-        uint64_t gla = (uint64_t) slot << view->shift;
+        uint64_t gla = (uint64_t)slot << view->shift;
         struct leaf *leaf = view->leaf[slot];
         if (view->slot_large[slot] == 2 && gpa - view->slot_gpa[slot] < size) {
             rt_os_protect(view->window + gla + (gpa - view->slot_gpa[slot]), 4096, RT_PROT_R);
@@ -1204,13 +1208,13 @@ static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *
         for (unsigned j = 0; small && leaf && j < slot_pages(view); j++) {
             if (!(leaf->flags[j] & PF_WRITE) || pte_frame(view, leaf_pte(view, leaf, j)) != gpa)
                 continue;
-            rt_os_protect(view->window + gla + ((uint64_t) j << 12), 4096, RT_PROT_R);
-            leaf->flags[j] &= (uint8_t) ~PF_WRITE;
+            rt_os_protect(view->window + gla + ((uint64_t)j << 12), 4096, RT_PROT_R);
+            leaf->flags[j] &= (uint8_t)~PF_WRITE;
             view->maps += 2;
             v->views->maps += 2;
         }
     }
-    (void) vm;
+    (void)vm;
 }
 
 void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)

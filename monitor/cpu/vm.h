@@ -8,10 +8,10 @@
 
 #include <pthread.h>
 
-#define MON_MAX_SLOTS 16
-#define MON_MAX_VCPUS 8
+#define MON_MAX_SLOTS   16
+#define MON_MAX_VCPUS   8
 #define MON_MAX_WRITTEN 64
-#define MON_MAX_GPA   (1ull << 36) /* of RAM that may hold code */
+#define MON_MAX_GPA     (1ull << 36) /* of RAM that may hold code */
 
 /* A memory slot: guest-physical range on the embedder's memfd. */
 struct mon_slot {
@@ -38,8 +38,8 @@ struct mon_vm {
     struct mon_cpuid cpuid;
     struct cc cc;
     struct tr_stubs stubs;
-    void *heap;            /* mi_heap_t * */
-    pthread_mutex_t lock;  /* translation, links and code pages, when several vCPUs run */
+    void *heap;           /* mi_heap_t * */
+    pthread_mutex_t lock; /* translation, links and code pages, when several vCPUs run */
     uint64_t stat[MON_STAT_COUNT];
     /* Pages with code that the embedder wrote, under lock. */
     uint64_t written[MON_MAX_WRITTEN];
@@ -63,7 +63,8 @@ static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
 
 int mon_views_create(struct mon_vcpu *v);
 void mon_views_destroy(struct mon_vcpu *v);
-/* Makes the view for the current CR3, CPL and RFLAGS.AC current: window and jump table in rt_cpu. */
+/* Makes the view for the current CR3, CPL and RFLAGS.AC current: window and jump table in rt_cpu.
+ */
 void mon_view_select(struct mon_vcpu *v, uint32_t key);
 /* The linear address behind a host address in one of the current space's windows. */
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
@@ -76,8 +77,8 @@ enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
 /* Puts block b, fetched through walk (and walk2 if it crosses into the next page), into the current
  * jump table, to be dropped when the mapping changes. */
-void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b,
-                          const struct mon_walk *walk, const struct mon_walk *walk2);
+void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const struct mon_walk *walk,
+                          const struct mon_walk *walk2);
 /* Write-protects a guest page in all views before its bytes are read for translation. */
 void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa);
 /* Drops every jump table's entries (after a flush of the code cache). */

@@ -102,7 +102,7 @@ static bool bytes_equal(const char *name, int index, const uint8_t *a, const uin
  * the x87 stack, whether a conversion has set MXCSR's flags. */
 struct scope {
     bool vectors, x87, mxcsr;
-    uint32_t cr2_mask; /* which of an operand's absent bytes is found first */
+    uint32_t cr2_slack; /* which of an operand's absent bytes is found first */
     bool flags; /* of a REP that faults: single iterations do not know the flags from before */
     bool gap;   /* memory may differ from here on: see is_gap() */
 };
@@ -141,7 +141,7 @@ static bool is_gap(const struct record *a, const struct tr_insn *insn)
 
 static struct scope scope_of(const struct record *a)
 {
-    struct scope scope = {true, true, true, ~0u, true, false};
+    struct scope scope = {true, true, true, 0, true, false};
     struct tr_insn insn;
 
     if (a->vector == NO_VECTOR || a->eip - CODE >= CODE_SIZE - 16 ||
@@ -153,7 +153,7 @@ static struct scope scope_of(const struct record *a)
     scope.mxcsr = !slow;
     scope.flags = !(slow && insn.cls == TR_STRING);
     scope.x87 = !(slow && insn.feature == TR_F_MMX);
-    scope.cr2_mask = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? ~4095u : ~0u;
+    scope.cr2_slack = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? 511 : 0;
     scope.gap = is_gap(a, &insn);
     return scope;
 }
@@ -220,7 +220,7 @@ static bool faults_equal(const struct record *a, const struct record *b, struct 
     if (a->vector != b->vector || a->vector == NO_VECTOR)
         return a->vector == b->vector;
     return a->eip == b->eip && (a->eflags == b->eflags || !scope.flags) && error_equal(a, b) &&
-           (a->vector != 14 || !((a->cr2 ^ b->cr2) & scope.cr2_mask));
+           (a->vector != 14 || a->cr2 - b->cr2 + scope.cr2_slack <= 2 * scope.cr2_slack);
 }
 
 static bool records_equal(const struct record *a, const struct record *b, bool vector, bool say)

@@ -2,10 +2,10 @@
  *
  * SDM 2 2.1.5, 2.2.1 (REX, tables 2-2, 2-3, 2-5), 2.2.1.6 (RIP-relative), 2.2.1.4 (direct memory
  * offset MOVs), SDM 1 3.3.7.1 (canonical addresses), 3.4.2.1 and SDM 3A 3.4.4 (FS and GS bases).
- * forms() generates all ModRM/SIB encodings into one buffer, gives all sixteen registers values that
- * put the address into `target`, seen at linear addresses in many places, mostly around multiples of
- * 4 GiB, and runs each as load, store, LEA, locked XADD, byte load, ADD of an immediate, with FS, and
- * with 32-bit addresses. */
+ * forms() generates all ModRM/SIB encodings into one buffer, gives all sixteen registers values
+ * that put the address into `target`, seen at linear addresses in many places, mostly around
+ * multiples of 4 GiB, and runs each as load, store, LEA, locked XADD, byte load, ADD of an
+ * immediate, with FS, and with 32-bit addresses. */
 #include "guest64.h"
 
 const char guest_name[] = "addressing64";
@@ -16,10 +16,11 @@ static uint8_t target[TARGET] USER __attribute__((aligned(4096)));
 static uint8_t code[FORMS * FORM_BYTES] USER_CODE;
 
 /* Where two pages of `target` are seen, middles first at multiples of 4 GiB and 64 GiB. */
-static const uint64_t views[] = {
-    0xfffff000,         0x1fffff000,        0xffffff000,        0x7ffffff000,       0x123456789000,
-    0x7fffffffe000,     0x40000000,         0x80000000,         0xffff800000000000, 0xffff8887fffff000,
-    0xffffc8fffffff000, 0xfffffffefffff000, 0xffffffffd0000000, 0xffffffffffffd000};
+static const uint64_t views[] = {0xfffff000,         0x1fffff000,        0xffffff000,
+                                 0x7ffffff000,       0x123456789000,     0x7fffffffe000,
+                                 0x40000000,         0x80000000,         0xffff800000000000,
+                                 0xffff8887fffff000, 0xffffc8fffffff000, 0xfffffffefffff000,
+                                 0xffffffffd0000000, 0xffffffffffffd000};
 enum { USER_VIEWS = 8, LOW_VIEW = 6 };
 
 static void fill(void)
@@ -124,8 +125,8 @@ static uint64_t form_registers(struct form *f, uint64_t want)
 enum kind { LOAD, STORE, LEA, XADD, BYTE, IMMEDIATE, WORD, WITH_FS, LOAD_32, LEA_32, KINDS };
 static const struct {
     uint8_t prefix, rex_w, two_bytes, opcode;
-} kinds[] = {{0, 8, 0, 0x8b},    {0, 8, 0, 0x89}, {0, 8, 0, 0x8d},    {0xf0, 8, 1, 0xc1},
-             {0, 0, 0, 0x8a},    {0, 8, 0, 0x81}, {0, 0, 1, 0xb7},    {0x64, 8, 0, 0x03},
+} kinds[] = {{0, 8, 0, 0x8b},    {0, 8, 0, 0x89},   {0, 8, 0, 0x8d}, {0xf0, 8, 1, 0xc1},
+             {0, 0, 0, 0x8a},    {0, 8, 0, 0x81},   {0, 0, 1, 0xb7}, {0x64, 8, 0, 0x03},
              {0x67, 0, 0, 0x8b}, {0x67, 8, 0, 0x8d}};
 
 static uint8_t *form_emit(uint8_t *p, const struct form *f, enum kind kind, uint32_t reg)
@@ -204,7 +205,8 @@ static void forms(void)
         enum kind kind = (n + (uint32_t)rep) % KINDS;
         uint32_t reg = kind == IMMEDIATE ? 0 : (n * 5 + (uint32_t)rep * 3) % 16;
         bool narrow = kind == LOAD_32 || kind == LEA_32, absolute = f.base < 0 && f.index < 0;
-        uint64_t offset = random64() & 1 ? 4096 - random64() % 16 : 64 + random64() % (TARGET - 128);
+        uint64_t offset =
+            random64() & 1 ? 4096 - random64() % 16 : 64 + random64() % (TARGET - 128);
         uint64_t at = narrow || absolute ? views[LOW_VIEW] : view(random64()), want = at + offset;
         uint64_t fs_base = kind == WITH_FS ? 0xffff800000000000 | random64() : 0;
         form_disp(&f);
@@ -299,10 +301,9 @@ static void rip_relative(void)
  * 4 GiB and 64 GiB, forward and backward. */
 static void rip_relative_far(void)
 {
-    static const uint64_t where[] = {0x40000000,     0xfffff000,         0xffffff000,
-                                     0x7fffff000,    0x123456789000,     0x7fffffffd000,
-                                     0x8000000000,   0xffff8887fffff000, 0xffffc90123fff000,
-                                     0xfffffffffffe0000};
+    static const uint64_t where[] = {
+        0x40000000,     0xfffff000,   0xffffff000,        0x7fffff000,        0x123456789000,
+        0x7fffffffd000, 0x8000000000, 0xffff8887fffff000, 0xffffc90123fff000, 0xfffffffffffe0000};
     enum { USERS = 7 };
     frames_reset();
     uint64_t *root = space_new();
@@ -310,8 +311,8 @@ static void rip_relative_far(void)
         for (uint32_t page = 0; page < 3 * 4096; page += 4096)
             map(root, where[i] + page, addr(code) + page, P | W | (i < USERS ? U : 0u));
     write_cr3(addr(root));
-    /* At 4096 + 16: mov rax, [rip + 2000h - ...]: data at 8192 + 8; add [rip + ...], imm8: data at 0;
-     * lea rdx, [rip]: and RET. */
+    /* At 4096 + 16: mov rax, [rip + 2000h - ...]: data at 8192 + 8; add [rip + ...], imm8: data at
+     * 0; lea rdx, [rip]: and RET. */
     uint8_t *p = code + 4096 - 4;
     int32_t disp = 8192 + 8 - (4096 - 4 + 7);
     memcpy(p, (const uint8_t[]){0x48, 0x8b, 0x05}, 3);
@@ -351,8 +352,9 @@ static void narrow(void)
             map(root, copies[i] + page, page, P | W | (i < 2 ? U : 0u));
     write_cr3(addr(root));
     data[0] = 0x1122334455667788, data[1] = 0;
-    const struct snip *snip = CODE("mov rax, [eip + data]; mov [eip + data + 8], rax; lea rbx, [eip "
-                                   "+ data]; lea r8d, [eip + data]");
+    const struct snip *snip =
+        CODE("mov rax, [eip + data]; mov [eip + data + 8], rax; lea rbx, [eip "
+             "+ data]; lea r8d, [eip + data]");
     for (uint32_t i = 0; i < (pass_cs == UCODE ? 2 : COUNT(copies)); i++) {
         IN(.cs = pass_cs, .rip = snip->start + copies[i]);
         OKS(snip);
@@ -364,7 +366,8 @@ static void narrow(void)
     }
     IN(.cs = pass_cs, .rsi = 0xffffffff00000000 | addr(data), .r9 = 0x8000000000000000 | addr(data),
        .r13 = 0x1234567800000001, .rdi = 0xfffffff8);
-    OK("mov rax, [esi]; mov rbx, [r9d + r13d * 8 - 8]; mov [r9d + 8], r13; add dword ptr [esi + 16], "
+    OK("mov rax, [esi]; mov rbx, [r9d + r13d * 8 - 8]; mov [r9d + 8], r13; add dword ptr [esi + "
+       "16], "
        "7; push [esi]; pop [r9d + 24]; mov ecx, [esi + edi + 8]; lea rdx, [esi + edi]; "
        "lock xadd [r9d + r13d * 8], r13; add r9d, 0x0ffffff8; mov r10, [r9d - 0x0ffffff8]");
     EQ(out.rax, data[0]);
@@ -390,11 +393,12 @@ static void absolute(void)
     EQ(out.r9, 0xa5);
     EQ(out.r10, addr(data));
     EQ(out.r11, data[0]);
-    /* MOV of the accumulator with a 64-bit address: low, and the pass's alias; and 32 bits of it. */
+    /* MOV of the accumulator with a 64-bit address: low, and the pass's alias; and 32 bits of it.
+     */
     for (uint32_t i = 0; i < 2; i++) {
         uint64_t at = i ? HERE(data) : addr(data);
-        static const uint8_t moffs[][4] = {{0xa0}, {0xa1}, {0x48, 0xa1}, {0x66, 0xa1}, {0xa2},
-                                           {0xa3}, {0x48, 0xa3}, {0x66, 0xa3}};
+        static const uint8_t moffs[][4] = {{0xa0}, {0xa1}, {0x48, 0xa1}, {0x66, 0xa1},
+                                           {0xa2}, {0xa3}, {0x48, 0xa3}, {0x66, 0xa3}};
         for (uint32_t n = 0; n < COUNT(moffs); n++) {
             uint32_t op = moffs[n][1] ? 2 : 1;
             uint8_t *p = code + 64 * n;
@@ -451,15 +455,17 @@ static void absolute(void)
 /* FS and GS: only their bases count, which have 64 bits; the sum wraps at 2^64. */
 static void fs_and_gs(void)
 {
-    static const uint64_t bases[] = {0, 0x1000, 0x7ffff0000000, 0xffff800000000000, HIGH, 0x123456789abc,
-                                     0xffffffffffffffff, 0x100000000, 0xfffffffe0};
+    static const uint64_t bases[] = {
+        0,          0x1000,         0x7ffff0000000,     0xffff800000000000,
+        HIGH,       0x123456789abc, 0xffffffffffffffff, 0x100000000,
+        0xfffffffe0};
     for (uint32_t i = 0; i < COUNT(bases); i++) {
         uint64_t b = bases[i];
         for (uint32_t k = 0; k < COUNT(data); k++)
             data[k] = k * 0x0101010101010101;
-        IN(.cs = pass_cs, .fs_base = b, .gs_base = b, .rax = HERE(data) - b, .r9 = HERE(data) - b + 64,
-           .r12 = HERE(data) - b - 0x12345678, .r13 = HERE(data) - b + 0x7ffffff0, .rbp = 1,
-           .r10 = (HERE(data) - b) >> 1, .rcx = 9);
+        IN(.cs = pass_cs, .fs_base = b, .gs_base = b, .rax = HERE(data) - b,
+           .r9 = HERE(data) - b + 64, .r12 = HERE(data) - b - 0x12345678,
+           .r13 = HERE(data) - b + 0x7ffffff0, .rbp = 1, .r10 = (HERE(data) - b) >> 1, .rcx = 9);
         OK("mov rbx, fs:[rax + 8]; mov rdx, gs:[r9]; mov rsi, fs:[r12 + 0x12345688]; mov rdi, "
            "gs:[r13 - 0x7fffffd8]; mov r8, fs:[rax + rbp * 8 + 40]; mov r14b, gs:[r9 - 7]; "
            "mov fs:[r9 + 8], rcx; add dword ptr gs:[rax + 88], 1; xchg gs:[rax + 96], rcx; "
@@ -493,8 +499,10 @@ static void fs_and_gs(void)
     /* Without a register: disp32 (sign-extended), RIP-relative, moffs64. */
     data[0] = 0x77, data[1] = 0x88, data[2] = 0x99;
     IN(.cs = pass_cs, .gs_base = HERE(data), .fs_base = HERE(data) + 0x10000);
-    OK("mov rax, gs:[8]; mov gs:[0], rax; mov rbx, fs:[0xffffffffffff0010]; add gs:[16], rbx; movabs "
-       "rax, gs:[16]; mov rcx, fs:[-0xfff8]; mov r9, 16; mov r10, gs:[r9]; mov r11d, gs:[r9 * 1 - 16]; "
+    OK("mov rax, gs:[8]; mov gs:[0], rax; mov rbx, fs:[0xffffffffffff0010]; add gs:[16], rbx; "
+       "movabs "
+       "rax, gs:[16]; mov rcx, fs:[-0xfff8]; mov r9, 16; mov r10, gs:[r9]; mov r11d, gs:[r9 * 1 - "
+       "16]; "
        "mov r12, gs:[r9 * 4 - 56]");
     EQ(data[0], 0x88);
     EQ(data[2], 0x132);
@@ -504,7 +512,8 @@ static void fs_and_gs(void)
     EQ(out.r11, 0x88);
     EQ(out.r12, 0x88);
     IN(.cs = pass_cs, .gs_base = 24, .fs_base = -8ull, .rcx = 300);
-    OK("mov rax, gs:[rip + data - 16]; mov rbx, fs:[rip + data + 8]; add qword ptr gs:[rip + data], 5; "
+    OK("mov rax, gs:[rip + data - 16]; mov rbx, fs:[rip + data + 8]; add qword ptr gs:[rip + "
+       "data], 5; "
        "1: add fs:[rip + data + 40], rcx; loop 1b; mov dword ptr gs:[rip + data + 8], 0x12345678");
     EQ(out.rax, data[1]);
     EQ(out.rbx, data[0]);
@@ -512,7 +521,8 @@ static void fs_and_gs(void)
     EQ(data[4], 0x12345678 | (data[4] >> 32 << 32));
     /* A base that changes under hot code. */
     IN(.cs = pass_cs, .rsi = 16);
-    const struct snip *hot = CODE("mov ecx, 50; 1: add rax, gs:[rsi]; add rbx, fs:[rsi - 8]; loop 1b");
+    const struct snip *hot =
+        CODE("mov ecx, 50; 1: add rax, gs:[rsi]; add rbx, fs:[rsi - 8]; loop 1b");
     for (uint32_t i = 0; i < 12; i++) {
         data[i + 2] = i * 1000;
         in.gs_base = HERE(data) + i * 8, in.fs_base = HERE(data) + i * 8 + 8;
@@ -524,7 +534,8 @@ static void fs_and_gs(void)
     gdt_set(FREE, 0x12345000, 0xff, 0x0f3);
     IN(.cs = pass_cs, .ds = FREE | 3, .es = FREE | 3, .rsi = HERE(data), .rdi = HERE(data) + 8,
        .rbp = HERE(data));
-    OK("mov rdx, [rsi + 0x100 - 0x100]; movsq; sub rsi, 8; mov r8, [rsi]; mov rbx, cs:[rbp]; mov rcx, "
+    OK("mov rdx, [rsi + 0x100 - 0x100]; movsq; sub rsi, 8; mov r8, [rsi]; mov rbx, cs:[rbp]; mov "
+       "rcx, "
        "ss:[rbp]; mov r9, cs:[rsi]");
     EQ(out.rdx, data[0]);
     EQ(out.rbx, data[0]);
@@ -554,8 +565,10 @@ static void places_in_turn(void)
         pointers[i] = view(i * 7 + i / 16 * 5) + 2048;
     memset(target, 0, TARGET);
     IN(.cs = pass_cs, .rcx = 256 * 8, .r13 = HERE(pointers));
-    OK("1: movzx eax, cl; mov r12, [r13 + rax * 8]; add qword ptr [r12], 1; mov rdx, [r12]; add rbx, "
-       "rdx; mov [r12 + rax * 4 + 8], ecx; inc word ptr [r12 - 2]; lock add dword ptr [r12 - 8], 2; "
+    OK("1: movzx eax, cl; mov r12, [r13 + rax * 8]; add qword ptr [r12], 1; mov rdx, [r12]; add "
+       "rbx, "
+       "rdx; mov [r12 + rax * 4 + 8], ecx; inc word ptr [r12 - 2]; lock add dword ptr [r12 - 8], "
+       "2; "
        "cmp [r12], rdx; jne 2f; push [r12]; pop [r12 - 16]; loop 1b; 2:");
     EQ(out.rcx, 0);
     EQ(qword_at(2048), 2048);
@@ -563,8 +576,8 @@ static void places_in_turn(void)
     EQ(qword_at(2048 - 2) & 0xffff, 2048);
     EQ(qword_at(2048 - 8) & 0xffffffff, 4096);
     EQ(qword_at(2048 - 16), 2048);
-    /* Pointers that walk over a boundary: up by 8, down by 3, by a scaled index, with a displacement
-     * that is on the other side. */
+    /* Pointers that walk over a boundary: up by 8, down by 3, by a scaled index, with a
+     * displacement that is on the other side. */
     for (uint64_t i = 0; i < (pass_cs == UCODE ? USER_VIEWS : COUNT(views)); i++) {
         uint64_t middle = views[i] + 4096;
         for (uint32_t k = 0; k < TARGET; k++)
@@ -578,7 +591,8 @@ static void places_in_turn(void)
         }
         IN(.cs = pass_cs, .rsi = middle - 512, .rdi = middle + 190, .r8 = middle - 256,
            .r9 = middle - 64 - 0x7000, .r14 = middle - 64 + 0x7000, .rcx = 128);
-        OK("1: add rax, [rsi]; add rsi, 8; add rbx, [rdi]; sub rdi, 3; mov r11d, [r8 + r10 * 4]; add "
+        OK("1: add rax, [rsi]; add rsi, 8; add rbx, [rdi]; sub rdi, 3; mov r11d, [r8 + r10 * 4]; "
+           "add "
            "rdx, r11; inc r10; add r12, [r9 + 0x7000]; inc r9; add r13, [r14 - 0x7000]; inc r14; "
            "dec rcx; jnz 1b");
         CHECK(out.rax, up, "up", i);
@@ -591,8 +605,10 @@ static void places_in_turn(void)
             fill();
             uint64_t before = qword_at(4096 - k);
             IN(.cs = pass_cs, .r15 = middle - k, .rax = 0x1122334455667788, .rcx = 3);
-            OK("1: add [r15], rax; sub [r15], rax; xchg [r15], rax; xchg [r15], rax; push [r15]; pop "
-               "rbx; rol qword ptr [r15], 8; ror dword ptr [r15], 4; rol dword ptr [r15], 4; ror qword "
+            OK("1: add [r15], rax; sub [r15], rax; xchg [r15], rax; xchg [r15], rax; push [r15]; "
+               "pop "
+               "rbx; rol qword ptr [r15], 8; ror dword ptr [r15], 4; rol dword ptr [r15], 4; ror "
+               "qword "
                "ptr [r15], 8; not word ptr [r15]; not word ptr [r15]; loop 1b; mov r8, [r15]; mov "
                "[r15], rax");
             CHECK(out.rbx, before, "over the boundary", i * 8 + k);

@@ -1,8 +1,10 @@
-/* exceptions64.c - exceptions in 64-bit mode: when they come, with which error code, RIP, CR2 and frame.
+/* exceptions64.c - exceptions in 64-bit mode: when they come, with which error code, RIP, CR2 and
+ * frame.
  *
- * SDM 3A chapter 6: 6.14 (64-bit mode: the IDT, the frame, IST, null SS), 6.13 (error codes), 6.15 (each
- * exception), table 6-2 (priorities), table 6-5 (double faults); SDM 1 3.3.7.1 (canonical addresses);
- * SDM 3A 4.6 and 4.7 (access rights, page-fault error codes); SDM 2 for the instructions. */
+ * SDM 3A chapter 6: 6.14 (64-bit mode: the IDT, the frame, IST, null SS), 6.13 (error codes), 6.15
+ * (each exception), table 6-2 (priorities), table 6-5 (double faults); SDM 1 3.3.7.1 (canonical
+ * addresses); SDM 3A 4.6 and 4.7 (access rights, page-fault error codes); SDM 2 for the
+ * instructions. */
 #include "guest64.h"
 
 const char guest_name[] = "exceptions64";
@@ -59,15 +61,16 @@ static void software_traps(void)
     gate_restore(0x0d);
     gate_restore(0x50);
     if (pass_cs == UCODE)
-        UNLESS_QEMU(GATE_INDEX) {
-        /* A gate's DPL is checked for INT n and INT3; the error code names the gate. */
-        FAULT("int 0x50", GP, 0x50 * 8 + 2);
-        FAULT("int 14", GP, 14 * 8 + 2);
-        FAULT("int 0", GP, 0 * 8 + 2);
-        gate_set(BP, BP, 0x8e);
-        FAULT("int3", GP, BP * 8 + 2);
-        gate_restore(BP);
-    }
+        UNLESS_QEMU(GATE_INDEX)
+        {
+            /* A gate's DPL is checked for INT n and INT3; the error code names the gate. */
+            FAULT("int 0x50", GP, 0x50 * 8 + 2);
+            FAULT("int 14", GP, 14 * 8 + 2);
+            FAULT("int 0", GP, 0 * 8 + 2);
+            gate_set(BP, BP, 0x8e);
+            FAULT("int3", GP, BP * 8 + 2);
+            gate_restore(BP);
+        }
     UNLESS_QEMU(INT1) FAULT(".byte 0xf1;" AT, DB, 0); /* INT1 ignores the DPL */
 }
 
@@ -75,19 +78,19 @@ static void undefined(void)
 {
     IN(.cs = pass_cs, .rsi = HERE(memory), .rbx = 7, .rflags = SF | ZF, .r14 = 14);
     FAULT("ud2", UD, 0);
-    FAULT(".byte 0x0f, 0xb9, 0xc0", UD, 0);       /* UD1 */
-    FAULT(".byte 0x0f, 0xff, 0xc0", UD, 0);       /* UD0 */
-    FAULT(".byte 0x8e, 0xc8", UD, 0);             /* MOV CS */
-    FAULT(".byte 0x8e, 0xf0", UD, 0);             /* MOV to segment register 6 */
-    FAULT(".byte 0xff, 0xf8", UD, 0);             /* group 5 /7 */
-    FAULT(".byte 0xfe, 0xd0", UD, 0);             /* group 4 /2 */
-    FAULT(".byte 0xff, 0xd8", UD, 0);             /* far CALL of a register */
+    FAULT(".byte 0x0f, 0xb9, 0xc0", UD, 0); /* UD1 */
+    FAULT(".byte 0x0f, 0xff, 0xc0", UD, 0); /* UD0 */
+    FAULT(".byte 0x8e, 0xc8", UD, 0);       /* MOV CS */
+    FAULT(".byte 0x8e, 0xf0", UD, 0);       /* MOV to segment register 6 */
+    FAULT(".byte 0xff, 0xf8", UD, 0);       /* group 5 /7 */
+    FAULT(".byte 0xfe, 0xd0", UD, 0);       /* group 4 /2 */
+    FAULT(".byte 0xff, 0xd8", UD, 0);       /* far CALL of a register */
     FAULT(".byte 0x0f, 0x0a", UD, 0);
     FAULT(".byte 0x0f, 0x04", UD, 0);
-    FAULT(".byte 0x0f, 0x24, 0xc0", UD, 0);       /* MOV from TR0 */
-    FAULT(".byte 0x0f, 0xba, 0xc0, 1", UD, 0);    /* group 8 /0 */
-    FAULT(".byte 0x0f, 0xb2, 0xc0", UD, 0);       /* LSS of a register */
-    FAULT("syscall", UD, 0);                      /* without EFER.SCE */
+    FAULT(".byte 0x0f, 0x24, 0xc0", UD, 0);    /* MOV from TR0 */
+    FAULT(".byte 0x0f, 0xba, 0xc0, 1", UD, 0); /* group 8 /0 */
+    FAULT(".byte 0x0f, 0xb2, 0xc0", UD, 0);    /* LSS of a register */
+    FAULT("syscall", UD, 0);                   /* without EFER.SCE */
     FAULT("mov rcx, 5; cmp rcx, 5;" AT "ud2", UD, 0);
     EQ(out.rcx, 5);
     EQ(out.rflags & ARITH, ZF | PFL);
@@ -169,8 +172,11 @@ static void math_and_simd_faults(void)
     words[3] = 0x1f80;
     UNLESS_QEMU(SIMD)
     {
-        FAULT("ldmxcsr [rsi + 8]; movss xmm8, [rsi]; movss xmm15, [rsi + 4];" AT "divss xmm8, xmm15", XM, 0);
-        FAULT("ldmxcsr [rsi + 8]; movss xmm12, [rsi];" AT "divss xmm12, dword ptr [rsi + 4]", XM, 0);
+        FAULT("ldmxcsr [rsi + 8]; movss xmm8, [rsi]; movss xmm15, [rsi + 4];" AT
+              "divss xmm8, xmm15",
+              XM, 0);
+        FAULT("ldmxcsr [rsi + 8]; movss xmm12, [rsi];" AT "divss xmm12, dword ptr [rsi + 4]", XM,
+              0);
         OK("stmxcsr [rsi + 16]; movss [rsi + 20], xmm12; ldmxcsr [rsi + 12]");
         EQ(words[4] & 0x3f, 4);
         EQ(words[5], words[0]); /* the destination keeps its value */
@@ -197,7 +203,8 @@ static bool note_frame(struct frame *frame)
 
 static void frame_layout(void)
 {
-    const struct snip *snips[] = {CODE("int3;" AT), CODE("ud2"), CODE("mov rax, [r9]"), CODE("mov ds, r8w")};
+    const struct snip *snips[] = {CODE("int3;" AT), CODE("ud2"), CODE("mov rax, [r9]"),
+                                  CODE("mov ds, r8w")};
     static const uint8_t vectors[] = {BP, UD, PF, GP};
     trap_hook = note_frame;
     for (uint32_t n = 0; n < COUNT(snips); n++)
@@ -246,7 +253,8 @@ __asm__(".text\n"
 
 static void flags_on_entry(void)
 {
-    static const uint64_t given[] = {0, IF, IF | CF | DFL, NT, NT | IOPL3 | SF, ACF | ID | IF, ARITH | DFL};
+    static const uint64_t given[] = {
+        0, IF, IF | CF | DFL, NT, NT | IOPL3 | SF, ACF | ID | IF, ARITH | DFL};
     outb(0x21, 0xff);
     outb(0xa1, 0xff);
     for (size_t i = 0; i < COUNT(given); i++)
@@ -274,15 +282,16 @@ static void flags_on_entry(void)
 /* Loads of segment registers and far transfers with selectors that do not fit. */
 static void selectors(void)
 {
-    gdt_set(FREE, 0, 0xfffff, 0xa19);       /* 64-bit code, execute-only, not present, DPL 0 */
-    gdt_set(FREE + 8, 0, 0xfffff, 0xc13);   /* data, not present, DPL 0 */
-    gdt_set(FREE + 16, 0, 0xfffff, 0xc73);  /* data, not present, DPL 3 */
-    gdt_set(FREE + 24, 0, 0xfffff, 0xcf1);  /* data, read-only, DPL 3 */
-    gdt_set(FREE + 32, 0, 0xfffff, 0xefb);  /* code with L and D: reserved */
-    gdt_set(FREE + 40, 0, 0xfffff, 0xaf9);  /* execute-only 64-bit code, DPL 3 */
+    gdt_set(FREE, 0, 0xfffff, 0xa19);      /* 64-bit code, execute-only, not present, DPL 0 */
+    gdt_set(FREE + 8, 0, 0xfffff, 0xc13);  /* data, not present, DPL 0 */
+    gdt_set(FREE + 16, 0, 0xfffff, 0xc73); /* data, not present, DPL 3 */
+    gdt_set(FREE + 24, 0, 0xfffff, 0xcf1); /* data, read-only, DPL 3 */
+    gdt_set(FREE + 32, 0, 0xfffff, 0xefb); /* code with L and D: reserved */
+    gdt_set(FREE + 40, 0, 0xfffff, 0xaf9); /* execute-only 64-bit code, DPL 3 */
     uint64_t cpl = pass_cs & 3;
-    IN(.cs = pass_cs, .rax = FREE | 3, .rbx = (FREE + 8) | 3, .rcx = (FREE + 16) | 3, .r8 = (FREE + 24) | 3,
-       .r9 = GDT_ENTRIES * 8, .r10 = 0x14, .r11 = (FREE + 40) | 3, .r12 = TSS, .rdi = 3, .rdx = cpl ? KDATA : UDATA);
+    IN(.cs = pass_cs, .rax = FREE | 3, .rbx = (FREE + 8) | 3, .rcx = (FREE + 16) | 3,
+       .r8 = (FREE + 24) | 3, .r9 = GDT_ENTRIES * 8, .r10 = 0x14, .r11 = (FREE + 40) | 3,
+       .r12 = TSS, .rdi = 3, .rdx = cpl ? KDATA : UDATA);
     FAULT("mov ds, ax", GP, FREE);
     FAULT("mov ds, cx", NP, FREE + 16);
     FAULT("mov es, r9w", GP, GDT_ENTRIES * 8);
@@ -300,7 +309,7 @@ static void selectors(void)
         FAULT("mov ss, di", GP, 0); /* null */
         FAULT("xor edi, edi;" AT "mov ss, edi", GP, 0);
     } else {
-        UNLESS_QEMU(NULL_SS) FAULT("mov ss, di", GP, 0); /* RPL 3 */
+        UNLESS_QEMU(NULL_SS) FAULT("mov ss, di", GP, 0);    /* RPL 3 */
         OK("xor edi, edi; mov ss, edi; push rdi; pop rdi"); /* null SS at CPL 0 */
         EQ(out.ss, 0);
         in.rbx = FREE + 8;
@@ -315,8 +324,13 @@ static void selectors(void)
     far_pointer.offset = (uint32_t)addr(code);
     static const struct {
         uint16_t selector, vector, error;
-    } cases[] = {{0, GP, 0}, {FREE + 32, GP, FREE + 32 /* must be the second */}, {KDATA, GP, KDATA}, {GDT_ENTRIES * 8 + 3, GP, GDT_ENTRIES * 8},
-                 {UDATA, GP, UDATA & ~3u}, {TSS, GP, TSS}, {LDT, GP, LDT}};
+    } cases[] = {{0, GP, 0},
+                 {FREE + 32, GP, FREE + 32 /* must be the second */},
+                 {KDATA, GP, KDATA},
+                 {GDT_ENTRIES * 8 + 3, GP, GDT_ENTRIES * 8},
+                 {UDATA, GP, UDATA & ~3u},
+                 {TSS, GP, TSS},
+                 {LDT, GP, LDT}};
     IN(.cs = pass_cs, .rsi = HERE(&far_pointer));
     for (uint32_t i = 0; i < COUNT(cases); i++) {
         if (i == 1 && skipped(D_CODE_LD))
@@ -325,15 +339,16 @@ static void selectors(void)
         FAULTS(CODE("jmp far ptr [rsi]"), cases[i].vector, cases[i].error, i);
         FAULTS(CODE("call far ptr [rsi]"), cases[i].vector, cases[i].error, i);
         in.r8 = far_pointer.selector;
-        FAULTS(CODE("push r8; push 0x400000; mov r9, rsp;" AT "retfq"), cases[i].vector, cases[i].error, i);
+        FAULTS(CODE("push r8; push 0x400000; mov r9, rsp;" AT "retfq"), cases[i].vector,
+               cases[i].error, i);
         CHECK(out.rsp, out.r9, "rsp kept by RETF", i);
     }
     for (uint32_t i = 0; i < 6; i++)
         gdt[(FREE >> 3) + i] = 0;
 }
 
-/* Addresses that are not canonical, by all ways of naming memory: #SS(0) where the stack segment is the
- * default (rsp or rbp as base, pushes and pops), else #GP(0). */
+/* Addresses that are not canonical, by all ways of naming memory: #SS(0) where the stack segment is
+ * the default (rsp or rbp as base, pushes and pops), else #GP(0). */
 static void non_canonical(void)
 {
     ist_all(1);
@@ -341,8 +356,9 @@ static void non_canonical(void)
                                    0x8000000000000000, 0xfffe000000000000, 0xffff7ffffffff000};
     for (uint32_t i = 0; i < COUNT(bad); i++) {
         uint64_t b = bad[i];
-        IN(.cs = pass_cs, .rax = b, .rbx = b, .rcx = 5, .rdx = 3, .rsi = b, .rdi = b, .rbp = b, .r8 = b, .r9 = 2,
-           .r10 = b, .r11 = 0x11, .r12 = b, .r13 = b, .r14 = b, .r15 = b - 16, .fs_base = 0, .gs_base = 0xffff800000000000);
+        IN(.cs = pass_cs, .rax = b, .rbx = b, .rcx = 5, .rdx = 3, .rsi = b, .rdi = b, .rbp = b,
+           .r8 = b, .r9 = 2, .r10 = b, .r11 = 0x11, .r12 = b, .r13 = b, .r14 = b, .r15 = b - 16,
+           .fs_base = 0, .gs_base = 0xffff800000000000);
         FAULT("mov rdx, [rax]", GP, 0);
         FAULT("mov [rbx], dl", GP, 0);
         FAULT("mov edx, [rsi + 4]", GP, 0);
@@ -375,7 +391,7 @@ static void non_canonical(void)
         FAULT("cmpxchg8b [rsi]", GP, 0);
         FAULT("movnti [rsi], rdx", GP, 0);
         UNLESS_QEMU(CLFLUSH) FAULT("clflush [rsi]", GP, 0);
-        FAULT("mov rdx, [rbp * 1]", GP, 0);     /* an index is not a base */
+        FAULT("mov rdx, [rbp * 1]", GP, 0); /* an index is not a base */
         FAULT("mov rdx, [r9 + rbp - 2]", GP, 0);
         OK("lea rdx, [rax]; lea rdx, [rbp + rbp]; nop dword ptr [rax]; prefetcht0 [rax]");
         UNLESS_QEMU(STACK_FAULT)
@@ -409,7 +425,8 @@ static void non_canonical(void)
     map(root, 0xffff800000000000, addr(memory), P | W);
     write_cr3(addr(root));
     IN(.cs = pass_cs, .rsi = 0x7ffffffffffc, .rsp = 0x800000000000, .rcx = 3, .r9 = 0x7ffffffffff0);
-    OK("mov eax, [rsi]; push rax; pop rax; mov r8, [rsi - 4]; lea rdi, [rsi - 4]; movups xmm3, [r9]");
+    OK("mov eax, [rsi]; push rax; pop rax; mov r8, [rsi - 4]; lea rdi, [rsi - 4]; movups xmm3, "
+       "[r9]");
     FAULT("mov rax, [rsi]", GP, 0);
     FAULT("mov [rsi + 1], eax", GP, 0);
     FAULT("lock add [rsi], rax", GP, 0);
@@ -436,10 +453,12 @@ static void non_canonical(void)
 /* Branches to what is not canonical: #GP(0) at the branch, nothing pushed or popped. */
 static void non_canonical_rip(void)
 {
-    static const uint64_t bad[] = {0x800000000000, 0xffff7fffffffffff, 0x1234567812345678, 0x8000000000000000};
+    static const uint64_t bad[] = {0x800000000000, 0xffff7fffffffffff, 0x1234567812345678,
+                                   0x8000000000000000};
     for (uint32_t i = 0; i < COUNT(bad); i++) {
         memory[0] = bad[i];
-        IN(.cs = pass_cs, .rax = bad[i], .r12 = bad[i], .rsi = HERE(memory), .rsp = HERE(memory) + 2048);
+        IN(.cs = pass_cs, .rax = bad[i], .r12 = bad[i], .rsi = HERE(memory),
+           .rsp = HERE(memory) + 2048);
         UNLESS_QEMU(BAD_RIP)
         {
             FAULT("jmp rax", GP, 0);
@@ -459,9 +478,11 @@ static void non_canonical_rip(void)
             IN(.rax = bad[i], .rbx = KCODE, .rcx = UCODE, .rdx = UDATA, .r8 = KDATA);
             UNLESS_QEMU(BAD_RIP)
             {
-                FAULT("push r8; push rsp; pushfq; push rbx; push rax; mov r9, rsp;" AT "iretq", GP, 0);
+                FAULT("push r8; push rsp; pushfq; push rbx; push rax; mov r9, rsp;" AT "iretq", GP,
+                      0);
                 EQ(out.rsp, out.r9);
-                FAULT("push rdx; push rsp; pushfq; push rcx; push rax; mov r9, rsp;" AT "iretq", GP, 0);
+                FAULT("push rdx; push rsp; pushfq; push rcx; push rax; mov r9, rsp;" AT "iretq", GP,
+                      0);
                 EQ(out.cs, KCODE);
                 FAULT("push rbx; push rax; mov r9, rsp;" AT "retfq", GP, 0);
                 EQ(out.rsp, out.r9);
@@ -505,11 +526,11 @@ static void page_faults(void)
     uint64_t *root = space_new(), user = user_bit();
     ist_all(1);
     write_cr3(addr(root));
-    map(root, PAGE + 0x1000, addr(memory), P);              /* supervisor, read-only */
-    map(root, PAGE + 0x2000, addr(memory), P | W);          /* supervisor */
-    map(root, PAGE + 0x3000, addr(memory), P | U);          /* user, read-only */
-    map(root, PAGE + 0x4000, addr(memory), P | W | U);      /* user */
-    map(root, PAGE + 0x5000, addr(code), P | W | U | NX);   /* not executable */
+    map(root, PAGE + 0x1000, addr(memory), P);            /* supervisor, read-only */
+    map(root, PAGE + 0x2000, addr(memory), P | W);        /* supervisor */
+    map(root, PAGE + 0x3000, addr(memory), P | U);        /* user, read-only */
+    map(root, PAGE + 0x4000, addr(memory), P | W | U);    /* user */
+    map(root, PAGE + 0x5000, addr(code), P | W | U | NX); /* not executable */
     map(root, PAGE + 0x6000, addr(code), P | U);
     map(root, PAGE + 0x7000, addr(code), P | U | NX);
     map(root, PAGE + 0x8000, addr(code), P);
@@ -602,7 +623,11 @@ static void fetch_faults(void)
         uint64_t at;
         uint8_t error;      /* at CPL 0 without SMEP, without the U bit; ff: runs */
         uint8_t user_error; /* at CPL 3 */
-    } cases[] = {{0, 0x10, 0x14}, {0x1000, 0xff, 0xff}, {0x2000, 0x11, 0x15}, {0x3000, 0xff, 0x15}, {0x5000, 0x10, 0x14}};
+    } cases[] = {{0, 0x10, 0x14},
+                 {0x1000, 0xff, 0xff},
+                 {0x2000, 0x11, 0x15},
+                 {0x3000, 0xff, 0x15},
+                 {0x5000, 0x10, 0x14}};
     for (uint32_t i = 0; i < COUNT(cases); i++) {
         uint8_t error = user ? cases[i].user_error : cases[i].error;
         IN(.cs = pass_cs, .rax = PAGE + cases[i].at);
@@ -737,7 +762,8 @@ static void delivery_faults(void)
         FAULT("int 0xff", GP, 0xff * 8 + 2);
     }
     __asm__ volatile("lidt %0" : : "m"(full));
-    /* The stack of the delivery is not there: #PF in #PF is #DF; IST makes the first one possible. */
+    /* The stack of the delivery is not there: #PF in #PF is #DF; IST makes the first one possible.
+     */
     uint64_t bad = 0x66600000000;
     if (pass_cs == UCODE) {
         tss.rsp[0] = bad;
@@ -789,8 +815,8 @@ static void alignment(void)
         if (pass_cs != UCODE)
             return;
         write_cr0(cr0 | CR0_AM);
-        IN(.rsi = addr(memory) + 1, .r13 = addr(memory) + 20,
-           .rdi = addr(memory) + 64, .cs = UCODE, .rflags = ACF | CF, .rsp = addr(user_stack_top) - 64);
+        IN(.rsi = addr(memory) + 1, .r13 = addr(memory) + 20, .rdi = addr(memory) + 64, .cs = UCODE,
+           .rflags = ACF | CF, .rsp = addr(user_stack_top) - 64);
         FAULT("mov rax, [rsi]", AC, 0);
         FAULT("mov [rsi], r9d", AC, 0);
         FAULT("mov rax, [r13]", AC, 0);

@@ -2,8 +2,8 @@
  * that nothing else changes.
  *
  * SDM 1 6.4 (calls and returns), 6.6 (ENTER, LEAVE); SDM 2: JMP, Jcc, CALL, RET, LOOP, JRCXZ, PUSH,
- * POP, PUSHF, POPF, ENTER, LEAVE; SDM 1 3.5.1 and 6.2.5 (64-bit operand size by default). `in` gives
- * all sixteen registers values whose upper halves matter. */
+ * POP, PUSHF, POPF, ENTER, LEAVE; SDM 1 3.5.1 and 6.2.5 (64-bit operand size by default). `in`
+ * gives all sixteen registers values whose upper halves matter. */
 #include "guest64.h"
 
 const char guest_name[] = "flow64";
@@ -11,11 +11,11 @@ const char guest_name[] = "flow64";
 static uint64_t memory[512] USER __attribute__((aligned(4096)));
 static uint8_t code[8 * 4096] USER_CODE;
 
-#define ALL_REGISTERS                                                                          \
-    .rax = 0x0123456789abcdef, .rcx = 0x1111222233334444, .rdx = 0x8000000000000001,           \
-    .rbx = 0xfedcba9876543210, .rbp = 0x5555666677778888, .rsi = 0x1000000000000000,           \
-    .rdi = 0xffffffff00000000, .r8 = 0x0808080808080808, .r9 = 0x9090909009090909,             \
-    .r10 = 0xaaaaaaaa55555555, .r11 = 0xbbbb0000bbbb0000, .r12 = 0xc00000000000000c,           \
+#define ALL_REGISTERS                                                                \
+    .rax = 0x0123456789abcdef, .rcx = 0x1111222233334444, .rdx = 0x8000000000000001, \
+    .rbx = 0xfedcba9876543210, .rbp = 0x5555666677778888, .rsi = 0x1000000000000000, \
+    .rdi = 0xffffffff00000000, .r8 = 0x0808080808080808, .r9 = 0x9090909009090909,   \
+    .r10 = 0xaaaaaaaa55555555, .r11 = 0xbbbb0000bbbb0000, .r12 = 0xc00000000000000c, \
     .r13 = 0xddddddddd, .r14 = 0xeeeeeeee00000001, .r15 = 0xffffffffffffffff
 
 /* What `in` has must be in `out`, but for the registers in the mask of encoding numbers. */
@@ -36,7 +36,8 @@ static void entry_state(void)
     kept(0);
     EQ(out.cs, pass_cs);
     EQ(out.rflags, CF | SF | 2);
-    EQ(out.rsp & 0xffff, (pass_cs == UCODE ? addr(user_stack_top) : addr(kernel_stack_top)) & 0xffff);
+    EQ(out.rsp & 0xffff,
+       (pass_cs == UCODE ? addr(user_stack_top) : addr(kernel_stack_top)) & 0xffff);
 }
 
 /* MOV of every register to every register, 64 and 32 bits, in one run of instructions each. */
@@ -67,11 +68,11 @@ static bool condition(uint32_t number, uint64_t flags)
     return value[number >> 1] != (number & 1);
 }
 
-#define EACH_CONDITION(T)                                                                       \
-    {                                                                                           \
-        CODE(T("o")), CODE(T("no")), CODE(T("b")), CODE(T("ae")), CODE(T("e")), CODE(T("ne")),  \
-            CODE(T("be")), CODE(T("a")), CODE(T("s")), CODE(T("ns")), CODE(T("p")),             \
-            CODE(T("np")), CODE(T("l")), CODE(T("ge")), CODE(T("le")), CODE(T("g"))             \
+#define EACH_CONDITION(T)                                                                          \
+    {                                                                                              \
+        CODE(T("o")), CODE(T("no")), CODE(T("b")), CODE(T("ae")), CODE(T("e")), CODE(T("ne")),     \
+            CODE(T("be")), CODE(T("a")), CODE(T("s")), CODE(T("ns")), CODE(T("p")), CODE(T("np")), \
+            CODE(T("l")), CODE(T("ge")), CODE(T("le")), CODE(T("g"))                               \
     }
 
 /* Every condition with every combination of the flags that it can depend on, as a short and a near
@@ -80,8 +81,8 @@ static void conditions(void)
 {
 #define SHORT(cc) "mov r8d, 1; j" cc " 1f; mov r8d, 2; 1:"
 #define NEAR(cc)  "jmp 2f; 1: mov r9d, 3; jmp 3f; .skip 200, 0xcc; 2: mov r9d, 4; j" cc " 1b; 3:"
-#define VALUE(cc)                                                                                 \
-    "set" cc " r10b; set" cc " spl; set" cc " sil; set" cc " dh; cmov" cc " r11, r15; cmov" cc    \
+#define VALUE(cc)                                                                              \
+    "set" cc " r10b; set" cc " spl; set" cc " sil; set" cc " dh; cmov" cc " r11, r15; cmov" cc \
     " r12d, r14d; cmov" cc " rbx, [rip + memory]; lea r13, [rsp]; mov rsp, rbp"
     const struct snip *short_[] = EACH_CONDITION(SHORT), *near[] = EACH_CONDITION(NEAR),
                       *value[] = EACH_CONDITION(VALUE);
@@ -117,13 +118,14 @@ static void conditions(void)
 /* JMP and CALL by every register, and by memory through every register; in a loop. */
 static void by_register(void)
 {
-#define JUMP(r, b)   "lea " r ", [rip + 1f]; jmp " r "; ud2; 1: lea " r ", [rip + 2f]; jmp " r "; ud2; 2:"
-#define CALL(r, b)   "lea " r ", [rip + 1f]; call " r "; 3: jmp 2f; 1: mov " r ", [rsp]; ret; 2:"
-#define MEMORY(r, b)                                                                             \
-    "lea " r ", [rip + 1f]; mov [rip + memory + 64], " r "; lea " r ", [rip + memory - 64]; jmp [" r    \
-    " + 128]; ud2; 1: lea " r ", [rip + 2f]; mov [rip + memory], " r "; lea " r                         \
-    ", [rip + memory]; call [" r "]; jmp 3f; 2: lea " r ", [rip + memory - 1024]; pop [" r              \
-    " + 1024]; jmp [" r " + 1024]; 3:"
+#define JUMP(r, b) \
+    "lea " r ", [rip + 1f]; jmp " r "; ud2; 1: lea " r ", [rip + 2f]; jmp " r "; ud2; 2:"
+#define CALL(r, b) "lea " r ", [rip + 1f]; call " r "; 3: jmp 2f; 1: mov " r ", [rsp]; ret; 2:"
+#define MEMORY(r, b)                                                               \
+    "lea " r ", [rip + 1f]; mov [rip + memory + 64], " r "; lea " r                \
+    ", [rip + memory - 64]; jmp [" r " + 128]; ud2; 1: lea " r                     \
+    ", [rip + 2f]; mov [rip + memory], " r "; lea " r ", [rip + memory]; call [" r \
+    "]; jmp 3f; 2: lea " r ", [rip + memory - 1024]; pop [" r " + 1024]; jmp [" r " + 1024]; 3:"
 #define RETURN(r, b) "lea " r ", [rip + 1f]; push " r "; ret; ud2; 1: push [rsp - 8]; pop " r
     const struct snip *jump[] = EACH_REGISTER_BUT_RSP(JUMP), *call[] = EACH_REGISTER_BUT_RSP(CALL),
                       *by_memory[] = EACH_REGISTER_BUT_RSP(MEMORY),
@@ -238,7 +240,8 @@ static void loops(void)
     EQ(out.r10, 5);
     EQ(out.rcx, 0);
     IN(.cs = pass_cs, .rcx = 0, .r11 = 7);
-    OK("1: dec r11; jz 2f; loop 1b; 2: mov r12, rcx; mov ecx, 1; loopne 3f; inc rbx; 3: mov ecx, 2; "
+    OK("1: dec r11; jz 2f; loop 1b; 2: mov r12, rcx; mov ecx, 1; loopne 3f; inc rbx; 3: mov ecx, "
+       "2; "
        "cmp rcx, 1; loope 4f; inc rbx; 4: mov ecx, 2; loopne 5f; ud2; 5: jrcxz 6f; inc rbx; "
        "6: dec rcx; jrcxz 7f; ud2; 7:");
     EQ(out.r12, -6ull);
@@ -249,12 +252,12 @@ static void loops(void)
 static void pages(void)
 {
     for (uint32_t offset = 0; offset < 24; offset++) {
-        static const uint8_t body[] = {
-            0x49, 0xbf, 1,    2, 3, 4,    5,    6,    7,    8,    /* movabs r15, 0807060504030201h */
-            0x4d, 0x8d, 0x74, 0x3f, 0x11,                         /* lea r14, [r15 + rdi + 17] */
-            0x75, 0x00,                                           /* jnz next */
-            0xe9, 0,    0,    0, 0,                               /* jmp next */
-            0xff, 0xc3};                                          /* inc ebx */
+        static const uint8_t body[] = {0x49, 0xbf, 1,    2,    3,    4,
+                                       5,    6,    7,    8, /* movabs r15, 0807060504030201h */
+                                       0x4d, 0x8d, 0x74, 0x3f, 0x11, /* lea r14, [r15 + rdi + 17] */
+                                       0x75, 0x00,                   /* jnz next */
+                                       0xe9, 0,    0,    0,    0,    /* jmp next */
+                                       0xff, 0xc3};                  /* inc ebx */
         uint32_t page = 1 + offset % 5;
         uint8_t *p = code + page * 4096 - offset;
         memcpy(p, body, sizeof(body));
@@ -298,11 +301,10 @@ static void far_apart(void)
     uint32_t count = pass_cs == UCODE ? 6 : COUNT(where);
     for (uint32_t i = 0; i < COUNT(where); i++)
         for (uint32_t page = 0; page < 2; page++)
-            map(root, where[i] + page * 4096, addr(code) + page * 4096,
-                P | W | (i < 6 ? U : 0u));
+            map(root, where[i] + page * 4096, addr(code) + page * 4096, P | W | (i < 6 ? U : 0u));
     write_cr3(addr(root));
-    /* At 4092, over the boundary: lea rax, [rip - 7] (its own address); add r9, 1; ret. And the same
-     * with JMP R10 for RET at 512. */
+    /* At 4092, over the boundary: lea rax, [rip - 7] (its own address); add r9, 1; ret. And the
+     * same with JMP R10 for RET at 512. */
     static const uint8_t self[] = {0x48, 0x8d, 0x05, 0xf9, 0xff, 0xff, 0xff, 0x49, 0x83, 0xc1, 1};
     memcpy(code + 4092, self, sizeof(self));
     code[4092 + sizeof(self)] = 0xc3;
@@ -333,9 +335,9 @@ static void far_apart(void)
 static void code_on_stack(void)
 {
     IN(.cs = pass_cs, .rsp = HERE(memory) + 2048);
-    OK("mov rax, 0x90909090c3c1ff49; push rax; call rsp; call rsp; pop rbx; jmp 1f; 1: " /* inc r9 */
-       "mov rax, 0xe2ff41c0ff49; push rax; lea r10, [rip + 2f]; jmp rsp; 2: pop rbx"); /* inc r8; jmp
-                                                                                          r10 */
+    /* On the stack: inc r9; ret, then inc r8; jmp r10. */
+    OK("mov rax, 0x90909090c3c1ff49; push rax; call rsp; call rsp; pop rbx; jmp 1f; 1: "
+       "mov rax, 0xe2ff41c0ff49; push rax; lea r10, [rip + 2f]; jmp rsp; 2: pop rbx");
     EQ(out.r9, 2);
     EQ(out.r8, 1);
     EQ(out.rsp, in.rsp);
@@ -374,7 +376,8 @@ static void push_and_pop(void)
     EQ(out.rsp, top);
     /* Immediates are sign-extended to 64 bits. */
     OK("push -1; push 127; push -128; push 0x7fffffff; push -0x80000000; pop rax; pop r9; pop r10; "
-       "pop r11; pop r12; push 0x12345678; pop r13; .byte 0x66, 0x68, 0x34, 0x82; .byte 0x66, 0x6a, "
+       "pop r11; pop r12; push 0x12345678; pop r13; .byte 0x66, 0x68, 0x34, 0x82; .byte 0x66, "
+       "0x6a, "
        "0x85; pop r14w; pop r15w");
     EQ(out.rax, -0x80000000ull);
     EQ(out.r9, 0x7fffffff);
@@ -419,9 +422,11 @@ static void push_and_pop_rsp(void)
     EQ(out.r8, 0x1234);
     EQ(out.rsp, top);
     /* Through every base and with every index. */
-#define BASE(r, b)  "mov " r ", rsp; push [" r " + 8]; pop [" r " + 16]; push [" r "]; pop [" r " + 0x80]"
+#define BASE(r, b) \
+    "mov " r ", rsp; push [" r " + 8]; pop [" r " + 16]; push [" r "]; pop [" r " + 0x80]"
 #define INDEX(r, b) "mov " r ", 2; push [rsp + " r " * 4]; pop [rsp + " r " * 8 + 8]"
-    const struct snip *base[] = EACH_REGISTER_BUT_RSP(BASE), *index[] = EACH_REGISTER_BUT_RSP(INDEX);
+    const struct snip *base[] = EACH_REGISTER_BUT_RSP(BASE),
+                      *index[] = EACH_REGISTER_BUT_RSP(INDEX);
     for (uint32_t r = 0; r < 16; r++) {
         if (r == RSP)
             continue;

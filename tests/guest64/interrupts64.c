@@ -1,9 +1,10 @@
-/* interrupts64.c - external interrupts, single steps and breakpoints come exactly between instructions.
+/* interrupts64.c - external interrupts, single steps and breakpoints come exactly between
+ * instructions.
  *
- * SDM 3A 6.3.1, 6.8.1 (IF), 6.8.3 (MOV SS), 6.9 (priorities), SDM 2 STI, HLT, POPF, IRET, REP; SDM 3B 17.2
- * (DR0-DR7), 17.3.1 (#DB: faults and traps, RF, TF), SYSCALL and SYSRET with TF. Interrupts come from the
- * PIT through the PICs at vector 20h; hooks run inside the handler and may end a loop by changing the
- * frame. */
+ * SDM 3A 6.3.1, 6.8.1 (IF), 6.8.3 (MOV SS), 6.9 (priorities), SDM 2 STI, HLT, POPF, IRET, REP; SDM
+ * 3B 17.2 (DR0-DR7), 17.3.1 (#DB: faults and traps, RF, TF), SYSCALL and SYSRET with TF. Interrupts
+ * come from the PIT through the PICs at vector 20h; hooks run inside the handler and may end a loop
+ * by changing the frame. */
 #include "guest64.h"
 
 const char guest_name[] = "interrupts64";
@@ -53,12 +54,15 @@ static void timer_in_loops(void)
         CODE("1: test r15, r15; jz 1b"),
         CODE("1: inc rax; jmp 2f; 2: inc r9; jmp 3f; 3: inc r12; test r15, r15; jz 1b"),
         CODE("1: call 2f; test r15, r15; jz 1b; jmp 3f; 2: inc rax; ret; 3:"),
-        CODE("lea rsi, [rip + 2f]; lea r14, [rip + 1f]; 1: inc rax; jmp rsi; 2: test r15, r15; jnz 3f; jmp r14; 3:"),
+        CODE("lea rsi, [rip + 2f]; lea r14, [rip + 1f]; 1: inc rax; jmp rsi; 2: test r15, r15; jnz "
+             "3f; jmp r14; 3:"),
         CODE("1: mov rcx, 1000; 2: loop 2b; test r15, r15; je 1b"),
         CODE("1: pushfq; popfq; push r8; pop r9; test r15, r15; jz 1b"),
         CODE("lea rsi, [rip + memory]; 1: mov rax, [rsi]; test r15, r15; jz 1b"),
-        CODE("mov rbp, rsp; lea r13, [rip + memory + 4096]; 1: mov rsp, r13; push rax; mov rsp, rbp; push rax; pop rax; test r15, r15; jz 1b"),
-        CODE("lea r13, [rip + memory]; 1: lea rdi, [r13]; mov ecx, 100; rep stosq; test r15, r15; jz 1b"),
+        CODE("mov rbp, rsp; lea r13, [rip + memory + 4096]; 1: mov rsp, r13; push rax; mov rsp, "
+             "rbp; push rax; pop rax; test r15, r15; jz 1b"),
+        CODE("lea r13, [rip + memory]; 1: lea rdi, [r13]; mov ecx, 100; rep stosq; test r15, r15; "
+             "jz 1b"),
     };
     for (size_t i = 0; i < COUNT(code); i++) {
         timer_start();
@@ -95,7 +99,8 @@ static void halt(void)
     timer_start();
     trap_hook = on_halt;
     IN(.rcx = 5, .rbx = addr(&halt_rip));
-    OK("1: sti; hlt; 2: cli; mov rax, [rbx]; lea rdx, [rip + 2b]; sub rax, rdx; or rsi, rax; inc r9; loop 1b");
+    OK("1: sti; hlt; 2: cli; mov rax, [rbx]; lea rdx, [rip + 2b]; sub rax, rdx; or rsi, rax; inc "
+       "r9; loop 1b");
     EQ(out.r9, 5);
     EQ(out.rsi, 0);
     EQ(ticks >= 5, 1);
@@ -139,15 +144,26 @@ static void shadows(void)
     static const struct {
         const char *name;
         bool comes; /* at AT, or not at all */
-    } want[] = {{"sti", true},      {"sti; cli", false}, {"popfq", true},         {"iretq", true},    {"sti; hlt", true},
-                {"sti; sti", true}, {"sti; jmp", true},  {"sti; pushfq", true},   {"sti; call", true}, {"sti; rep movs", true},
-                {"sti; mov ss", true}, {"mov cr8", true}, {"iretq to CPL 3", true}, {"sysretq", true}};
+    } want[] = {{"sti", true},
+                {"sti; cli", false},
+                {"popfq", true},
+                {"iretq", true},
+                {"sti; hlt", true},
+                {"sti; sti", true},
+                {"sti; jmp", true},
+                {"sti; pushfq", true},
+                {"sti; call", true},
+                {"sti; rep movs", true},
+                {"sti; mov ss", true},
+                {"mov cr8", true},
+                {"iretq to CPL 3", true},
+                {"sysretq", true}};
     const struct snip *code[] = {
         CODE("sti; inc rax;" AT "inc rbx; inc rcx"),
         CODE("sti; cli; inc rax; inc rbx"),
         CODE("push 0x202; popfq;" AT "inc rax; inc rbx"),
-        CODE("mov rbx, rsp; mov eax, ss; push rax; push rbx; push 0x202; mov eax, cs; push rax; lea rax, [rip + 1f]; push rax; iretq; ud2; 1:" AT
-             "inc rax; inc rbx"),
+        CODE("mov rbx, rsp; mov eax, ss; push rax; push rbx; push 0x202; mov eax, cs; push rax; "
+             "lea rax, [rip + 1f]; push rax; iretq; ud2; 1:" AT "inc rax; inc rbx"),
         CODE("sti; hlt;" AT "inc rax"),
         CODE("sti; sti;" AT "inc rax; inc rbx"),
         CODE("sti; jmp 1f; ud2; 1:" AT "inc rax; jmp 2f; 2: inc rbx"),
@@ -156,7 +172,8 @@ static void shadows(void)
         CODE("mov ecx, 0; sti; rep movsb;" AT "inc rax"),
         CODE("mov eax, ss; sti; nop;" AT "mov ss, eax; inc rcx"),
         CODE("sti; mov cr8, rax;" AT "inc rax"),
-        CODE("push 0x23; push r8; push 0x202; push 0x2b; lea rax, 1f; push rax; iretq; ud2; 1:" AT "inc rax; inc rbx"),
+        CODE("push 0x23; push r8; push 0x202; push 0x2b; lea rax, 1f; push rax; iretq; ud2; 1:" AT
+             "inc rax; inc rbx"),
         CODE("lea rcx, 1f; mov r11d, 0x202; mov rsp, r8; sysretq; ud2; 1:" AT "inc rax; inc rbx"),
     };
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
@@ -170,13 +187,15 @@ static void shadows(void)
         trap_hook = NULL;
         timer_stop();
         CHECK(out.vector, DONE, want[i].name, i);
-        CHECK(first_rip, want[i].comes ? code[i]->at + (i < 12 ? pass_base : 0) : 0, want[i].name, i);
+        CHECK(first_rip, want[i].comes ? code[i]->at + (i < 12 ? pass_base : 0) : 0, want[i].name,
+              i);
         CHECK(ticks, want[i].comes, want[i].name, i);
     }
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) & ~(uint64_t)EFER_SCE);
 }
 
-/* Registers and memory survive interrupts at random places; REP is interrupted between iterations. */
+/* Registers and memory survive interrupts at random places; REP is interrupted between iterations.
+ */
 static uint64_t inside_rep, rep_start, rep_wrong;
 static bool on_rep(struct frame *frame)
 {
@@ -198,8 +217,10 @@ static void computing(void)
     enum { ROUNDS = 1000000 };
     timer_start();
     trap_hook = on_rep;
-    IN(.rax = 1, .rcx = ROUNDS, .r9 = 12345, .r13 = 1, .r12 = 0x5851f42d4c957f2d, .rflags = IF, .cs = pass_cs);
-    OK("1: imul r9, r12; add r9, 12345; add rax, r9; adc rbx, 0; rol r13, 3; xor r13, r9; dec rcx; jnz 1b");
+    IN(.rax = 1, .rcx = ROUNDS, .r9 = 12345, .r13 = 1, .r12 = 0x5851f42d4c957f2d, .rflags = IF,
+       .cs = pass_cs);
+    OK("1: imul r9, r12; add r9, 12345; add rax, r9; adc rbx, 0; rol r13, 3; xor r13, r9; dec rcx; "
+       "jnz 1b");
     uint64_t a = 1, b = 0, s = 1, d = 12345;
     for (uint32_t i = 0; i < ROUNDS; i++) {
         d = d * 0x5851f42d4c957f2d + 12345;
@@ -213,7 +234,8 @@ static void computing(void)
     EQ(out.r9, d);
     for (uint32_t i = 0; i < 65536; i++)
         arena[0][i] = (uint8_t)(i * 31 >> 3);
-    const struct snip *copy = CODE("1: mov rsi, rbx; mov rdi, rdx; mov ecx, 65536;" AT "rep movsb; dec r8; jnz 1b");
+    const struct snip *copy =
+        CODE("1: mov rsi, rbx; mov rdi, rdx; mov ecx, 65536;" AT "rep movsb; dec r8; jnz 1b");
     rep_start = copy->at + pass_base;
     rep_wrong = 0;
     IN(.rbx = HERE(arena[0]), .rdx = HERE(arena[1]), .r8 = 100, .rflags = IF, .cs = pass_cs);
@@ -235,8 +257,10 @@ static void vectors(void)
     timer_start();
     trap_hook = on_rep;
     IN(.rsi = HERE(memory), .rcx = 100000, .rflags = IF, .cs = pass_cs);
-    OK(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15; movups xmm\\n, [rsi + \\n * 16]; .endr; 1: .irp n, 0,2,4,6,8,10,12,14; pxor xmm\\n, xmm1; .endr; paddq xmm15, "
-       "xmm9; paddq xmm1, xmm15; dec rcx; jnz 1b; .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15; movups [rsi + 512 + \\n * 16], xmm\\n; .endr");
+    OK(".irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15; movups xmm\\n, [rsi + \\n * 16]; .endr; 1: "
+       ".irp n, 0,2,4,6,8,10,12,14; pxor xmm\\n, xmm1; .endr; paddq xmm15, "
+       "xmm9; paddq xmm1, xmm15; dec rcx; jnz 1b; .irp n, 0,1,2,3,4,5,6,7,8,9,10,11,12,13,14,15; "
+       "movups [rsi + 512 + \\n * 16], xmm\\n; .endr");
     for (uint32_t half = 0; half < 2; half++) {
         uint64_t x[16];
         for (uint32_t n = 0; n < 16; n++)
@@ -288,7 +312,8 @@ static void wild_stack(void)
     trap_hook = on_timer;
     ticks_wanted = 4;
     IN(.rflags = IF, .cs = pass_cs, .rsp = 0x1234567812345678);
-    OK("1: lea rsp, [rsp + 8]; lea rsp, [rsp - 8]; xchg rsp, rax; xchg rax, rsp; test r15, r15; jz 1b");
+    OK("1: lea rsp, [rsp + 8]; lea rsp, [rsp - 8]; xchg rsp, rax; xchg rax, rsp; test r15, r15; jz "
+       "1b");
     EQ(out.rsp, in.rsp);
     trap_hook = NULL;
     timer_stop();
@@ -337,8 +362,9 @@ static void steps(const struct snip *snip, const uint8_t *offsets, uint32_t n, i
     }
 }
 
-#define STEPS(text, ...) \
-    steps(CODE(text), (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), __LINE__)
+#define STEPS(text, ...)                                                                      \
+    steps(CODE(text), (const uint8_t[]){__VA_ARGS__}, sizeof((const uint8_t[]){__VA_ARGS__}), \
+          __LINE__)
 
 static void single_step(void)
 {
@@ -355,14 +381,17 @@ static void single_step(void)
     STEPS("mov ecx, 3; 1: loop 1b; nop", 5, 5, 5, 7, 8);
     STEPS("xor eax, eax; cpuid; nop", 2, 4, 5);
     STEPS("mov rbp, rsp; sub rsp, 64; mov rsp, rbp; push rsp; pop rsp", 3, 7, 10, 11, 12);
-    STEPS("movups xmm9, [rsi]; mov rax, [rip + memory]; fninit; fld1; fstp st(0)", 4, 11, 13, 15, 17);
+    STEPS("movups xmm9, [rsi]; mov rax, [rip + memory]; fninit; fld1; fstp st(0)", 4, 11, 13, 15,
+          17);
     /* A step that has been popped away still comes once, with TF clear in its image. */
     STEPS("pushfq; and qword ptr [rsp], 0xfffffffffffffeff; popfq; nop; nop", 1, 9, 10);
     EQ(events[2].rflags & TF, 0);
     EQ(events[1].rflags & TF, TF);
     IN(.cs = pass_cs, .rsi = HERE(memory));
     /* TF that POPFQ sets works after the next instruction. */
-    const struct snip *set = CODE("pushfq; or qword ptr [rsp], 0x100; popfq;" AT "nop; pushfq; and qword ptr [rsp], 0xfffffffffffffeff; popfq; nop");
+    const struct snip *set =
+        CODE("pushfq; or qword ptr [rsp], 0x100; popfq;" AT
+             "nop; pushfq; and qword ptr [rsp], 0xfffffffffffffeff; popfq; nop");
     event_count = 0;
     trap_hook = on_debug;
     go(set);
@@ -384,7 +413,8 @@ static void single_step(void)
     STEPS("mov ss, eax; nop; nop", 3, 4);
     STEPS("mov ds, eax; mov fs, eax; nop", 2, 4, 5);
     if (pass_cs == KCODE) {
-        UNLESS_QEMU(STI_STEP) STEPS("sti; nop; cli; nop", 1, 2, 3, 4); /* STI's shadow holds no step back */
+        UNLESS_QEMU(STI_STEP)
+        STEPS("sti; nop; cli; nop", 1, 2, 3, 4); /* STI's shadow holds no step back */
         STEPS("swapgs; swapgs; nop", 3, 6, 7);
         STEPS("mov rcx, cr3; mov cr3, rcx; nop", 3, 6, 7);
     }
@@ -412,7 +442,8 @@ static void single_step(void)
     }
 }
 
-/* Events in an instruction that is stepped: the handler starts with TF = 0, and IRETQ resumes stepping. */
+/* Events in an instruction that is stepped: the handler starts with TF = 0, and IRETQ resumes
+ * stepping. */
 static bool on_step_and_int(struct frame *frame)
 {
     if (frame->vector != 0x50 && frame->vector != UD && frame->vector != BP)
@@ -489,10 +520,13 @@ static void breakpoints(void)
         uint32_t dr7;    /* R/W and LEN of DR1 */
         uint32_t offset; /* DR1 = memory + offset */
         uint32_t hits;   /* bit i: access i below hits */
-    } data[] = {{0x1, 0, 0x05}, {0xd, 0, 0x0d}, {0xf, 0, 0x1f}, {0x5, 2, 0x0d}, {0x3, 1, 0x07}, {0xd, 4, 0x05}, {0x9, 0, 0x0d}, {0xb, 0, 0x1f}, {0xb, 8, 0}};
+    } data[] = {{0x1, 0, 0x05}, {0xd, 0, 0x0d}, {0xf, 0, 0x1f}, {0x5, 2, 0x0d}, {0x3, 1, 0x07},
+                {0xd, 4, 0x05}, {0x9, 0, 0x0d}, {0xb, 0, 0x1f}, {0xb, 8, 0}};
     for (size_t i = 0; i < COUNT(data); i++) {
-        const struct snip *accesses = CODE("mov [r12], rax; mov rax, [r12]; add qword ptr [r12], 1; mov word ptr [r12 + 2], 7; movzx ebx, word ptr [r12 + 2]; lea "
-                                           "rcx, [r12]; nop");
+        const struct snip *accesses =
+            CODE("mov [r12], rax; mov rax, [r12]; add qword ptr [r12], 1; mov word ptr [r12 + 2], "
+                 "7; movzx ebx, word ptr [r12 + 2]; lea "
+                 "rcx, [r12]; nop");
         static const uint8_t after[] = {4, 8, 13, 21, 27};
         write_dr1(HERE(memory) + data[i].offset);
         write_dr6(0xffff0ff0);

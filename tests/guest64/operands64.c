@@ -1,9 +1,9 @@
-/* operands64.c - registers and operand sizes of 64-bit mode: what a write of 8, 16 and 32 bits leaves
- * in the upper part, which byte registers a REX prefix means, exchanges, bit strings, BMI.
+/* operands64.c - registers and operand sizes of 64-bit mode: what a write of 8, 16 and 32 bits
+ * leaves in the upper part, which byte registers a REX prefix means, exchanges, bit strings, BMI.
  *
- * SDM 1 3.4.1.1 (general-purpose registers in 64-bit mode), SDM 2 2.2.1.2; SDM 2: MOVSXD, MOVZX, BSWAP,
- * XCHG, CMPXCHG, CMPXCHG16B, XADD, BT ("bit offset"), LOCK, ANDN ... TZCNT, MUL, DIV, CQO. Results come
- * from C for every register in every operand's place. */
+ * SDM 1 3.4.1.1 (general-purpose registers in 64-bit mode), SDM 2 2.2.1.2; SDM 2: MOVSXD, MOVZX,
+ * BSWAP, XCHG, CMPXCHG, CMPXCHG16B, XADD, BT ("bit offset"), LOCK, ANDN ... TZCNT, MUL, DIV, CQO.
+ * Results come from C for every register in every operand's place. */
 #include "guest64.h"
 
 const char guest_name[] = "operands64";
@@ -38,7 +38,8 @@ static void kept_but(uint32_t a, uint32_t b, uint64_t n)
             CHECK(out.r[r], in.r[r], "register kept", n);
 }
 
-/* ADD of every register to every register in four sizes; a REX prefix makes 4-7 spl, bpl, sil, dil. */
+/* ADD of every register to every register in four sizes; a REX prefix makes 4-7 spl, bpl, sil, dil.
+ */
 static void sizes(void)
 {
     ist_all(1); /* rsp is an operand like the others */
@@ -64,7 +65,8 @@ static void sizes(void)
                 RUN_BYTES(n + 1024, 0x00, modrm);
                 uint32_t tr = to & 3, fr = from & 3, ts = to & 4 ? 8 : 0, fs = from & 4 ? 8 : 0;
                 uint64_t sum = (in.r[tr] >> ts) + (in.r[fr] >> fs);
-                CHECK(out.r[tr], (in.r[tr] & ~(0xffull << ts)) | (sum & 0xff) << ts, "add, high byte", n);
+                CHECK(out.r[tr], (in.r[tr] & ~(0xffull << ts)) | (sum & 0xff) << ts,
+                      "add, high byte", n);
                 kept_but(tr, tr, n);
             }
             /* XCHG, MOVZX, MOVSX, MOVSXD, CMOV, IMUL. */
@@ -151,7 +153,8 @@ static void unary(void)
         }
     }
     IN(.cs = pass_cs, .rax = 0x8765432187654321);
-    OK("cqo; mov rbx, rdx; cdq; mov rcx, rdx; cwd; mov rsi, rdx; cbw; mov r8, rax; cwde; mov r9, rax; "
+    OK("cqo; mov rbx, rdx; cdq; mov rcx, rdx; cwd; mov rsi, rdx; cbw; mov r8, rax; cwde; mov r9, "
+       "rax; "
        "cdqe; mov r10, rax; xchg eax, eax; mov r11, rax; .byte 0x90; nop dword ptr [rax + rax]; "
        "xchg r8d, eax");
     EQ(out.rbx, -1ull);
@@ -164,7 +167,8 @@ static void unary(void)
     EQ(out.rax, 0x87650021);
     /* 90h is NOP and leaves eax's upper half, 41h 90h is an exchange with r8d. */
     IN(.cs = pass_cs, .rax = 0x1111111122222222, .r8 = 0x3333333344444444);
-    OK(".byte 0x90; .byte 0x48, 0x90; .byte 0xf3, 0x90; .byte 0x40, 0x90; mov rbx, rax; .byte 0x41, "
+    OK(".byte 0x90; .byte 0x48, 0x90; .byte 0xf3, 0x90; .byte 0x40, 0x90; mov rbx, rax; .byte "
+       "0x41, "
        "0x90");
     EQ(out.rbx, in.rax);
     EQ(out.rax, 0x44444444);
@@ -179,7 +183,8 @@ static void high_bytes(void)
     IN(.cs = pass_cs, .rsi = HERE(memory), .r12 = HERE(memory), .fs_base = HERE(memory),
        .rax = 0xaaaaaaaaaaaaaaaa, .rbx = 0xbbbbbbbbbbbbbbbb, .rcx = 0xcccccccccccccccc,
        .rdx = 0xdddddddddddddddd, .rdi = 0x1122334455667788);
-    OK("mov ah, [rsi + 1]; mov ch, [rsi + 2]; mov dh, [rip + memory + 3]; mov bh, fs:[4]; mov dil, [r12 + "
+    OK("mov ah, [rsi + 1]; mov ch, [rsi + 2]; mov dh, [rip + memory + 3]; mov bh, fs:[4]; mov dil, "
+       "[r12 + "
        "5]; mov r9b, [r12 + 6]; mov bpl, ds:[memory + 7]");
     EQ(out.rax, (in.rax & ~0xff00ull) | (uint64_t)m[1] << 8);
     EQ(out.rcx, (in.rcx & ~0xff00ull) | (uint64_t)m[2] << 8);
@@ -188,9 +193,12 @@ static void high_bytes(void)
     EQ(out.rdi, (in.rdi & ~0xffull) | m[5]);
     EQ(out.r9, m[6]);
     EQ(out.rbp, m[7]);
-    OK("add [rsi + 16], ah; sub ch, [rsi + 17]; xor [rip + memory + 18], dh; cmp fs:[19], bh; sete bl; "
-       "xchg [rsi + 20], ch; lock xadd [rsi + 21], dh; setc [rsi + 22]; test [rsi + 23], ah; movzx r8d, "
-       "byte ptr [rsi + 24]; movsx r9, byte ptr [rsi + 25]; movzx r10, word ptr [rsi + 26]; mov byte ptr "
+    OK("add [rsi + 16], ah; sub ch, [rsi + 17]; xor [rip + memory + 18], dh; cmp fs:[19], bh; sete "
+       "bl; "
+       "xchg [rsi + 20], ch; lock xadd [rsi + 21], dh; setc [rsi + 22]; test [rsi + 23], ah; movzx "
+       "r8d, "
+       "byte ptr [rsi + 24]; movsx r9, byte ptr [rsi + 25]; movzx r10, word ptr [rsi + 26]; mov "
+       "byte ptr "
        "[rsi + 27], 0x80; shr ah, 1; mul ah; movzx r11d, bpl; cmpxchg [rsi + 28], bh");
     EQ(m[16], (uint8_t)(16 * 37 + 1 + 0xaa));
     EQ(m[18], (uint8_t)((18 * 37 + 1) ^ 0xdd));
@@ -203,7 +211,8 @@ static void high_bytes(void)
     EQ(out.r10, m[26] | (uint64_t)(uint8_t)(27 * 37 + 1) << 8);
     EQ(m[27], 0x80);
     IN(.cs = pass_cs, .rcx = 500, .rsi = HERE(memory), .rax = 0, .rbx = 0);
-    OK("1: mov bh, [rsi + rcx]; add ah, bh; adc al, 0; mov [rsi + rcx + 512], ah; movzx edx, ah; lea r8, [r8 "
+    OK("1: mov bh, [rsi + rcx]; add ah, bh; adc al, 0; mov [rsi + rcx + 512], ah; movzx edx, ah; "
+       "lea r8, [r8 "
        "+ rdx]; loop 1b");
     uint32_t ah = 0, al = 0, sum = 0;
     for (uint32_t c = 500; c; c--) {
@@ -235,10 +244,14 @@ static void exchanges(void)
         EQ(out.rax, 0x55aa55aa);
         *m = 10;
         IN(.rax = 5, .rcx = -1ull, .r8 = at, .r11 = 3, .cs = pass_cs);
-        OK("lock add [r8], rax; lock inc qword ptr [r8]; lock dec word ptr [r8]; lock neg qword ptr [r8]; "
-           "lock not qword ptr [r8]; lock or byte ptr [r8 + 1], 1; lock and [r8], rcx; lock xor [r8], rax; "
-           "lock sub qword ptr [r8], 1; lock adc [r8], rax; lock sbb byte ptr [r8], 0; lock xadd [r8], r11; "
-           "mov rdx, [r8]; xchg [r8], rax; lock add dword ptr [r8], 0x10000; lock bts qword ptr [r8], 63; "
+        OK("lock add [r8], rax; lock inc qword ptr [r8]; lock dec word ptr [r8]; lock neg qword "
+           "ptr [r8]; "
+           "lock not qword ptr [r8]; lock or byte ptr [r8 + 1], 1; lock and [r8], rcx; lock xor "
+           "[r8], rax; "
+           "lock sub qword ptr [r8], 1; lock adc [r8], rax; lock sbb byte ptr [r8], 0; lock xadd "
+           "[r8], r11; "
+           "mov rdx, [r8]; xchg [r8], rax; lock add dword ptr [r8], 0x10000; lock bts qword ptr "
+           "[r8], 63; "
            "lock btr dword ptr [r8 + 4], 31; setc bl; lock btc qword ptr [r8], 40");
         EQ(out.rax, ((14 | 0x100) ^ 5) - 1 + 5 + 3);
         EQ(out.rdx, out.rax);
@@ -269,7 +282,8 @@ static void exchanges(void)
         }
         IN(.cs = pass_cs, .r15 = HERE(memory), .r8 = 1000);
         memory[0] = memory[1] = 0;
-        OK("1: mov rax, [r15]; mov rdx, [r15 + 8]; 2: mov rbx, rax; mov rcx, rdx; add rbx, 1; adc rcx, 3; lock "
+        OK("1: mov rax, [r15]; mov rdx, [r15 + 8]; 2: mov rbx, rax; mov rcx, rdx; add rbx, 1; adc "
+           "rcx, 3; lock "
            "cmpxchg16b [r15]; jnz 2b; dec r8; jnz 1b");
         EQ(memory[0], 1000);
         EQ(memory[1], 3000);
@@ -292,14 +306,16 @@ static void bit_offsets(void)
     static const int64_t offsets[] = {0,  1,   7,   31,  32,    33,    63,     64,   65,
                                       -1, -32, -63, -64, -4096, 16383, -16384, 1000, 12345};
     for (size_t i = 0; i < COUNT(offsets); i++) {
-        uint64_t bit = (uint64_t)offsets[i] + 16384, *word = &memory[bit / 64], mask = 1ull << bit % 64;
+        uint64_t bit = (uint64_t)offsets[i] + 16384, *word = &memory[bit / 64],
+                 mask = 1ull << bit % 64;
         memset(memory, 0, 4096);
         IN(.rax = (uint64_t)offsets[i], .r11 = (uint64_t)offsets[i], .rbx = HERE(memory) + 2048,
            .r13 = HERE(memory) + 2048, .cs = pass_cs, .rflags = ZF | SF);
         OK("bts [rbx], rax; setc cl; bt [r13], r11; setc ch");
         EQ(out.rcx, 0x100);
         EQ(*word, mask);
-        OK("lock btc [r13], rax; setc cl; bt [rbx], r11; setc ch; lock btc [rbx], r11; lock btr [r13], rax; "
+        OK("lock btc [r13], rax; setc cl; bt [rbx], r11; setc ch; lock btc [rbx], r11; lock btr "
+           "[r13], rax; "
            "setc dl; bts [rip + memory + 2048], r11; btr [rip + memory + 2048], r11; setc dh");
         EQ(out.rcx, 1);
         EQ(out.rdx, 0x101);
@@ -315,16 +331,17 @@ static void bit_offsets(void)
         EQ(memory[(uint64_t)(near + 16384) / 64], 1ull << ((uint64_t)near % 64));
     }
     /* Far: the offset reaches everywhere. From operands in other slots and in the other half. */
-    static const uint64_t far_away[] = {0x10000000000, 0x3456789000, 0xfffff00000000000, 0x7f0000000000,
-                                        0xffffffff00000000, 0x123456780};
+    static const uint64_t far_away[] = {0x10000000000,  0x3456789000,       0xfffff00000000000,
+                                        0x7f0000000000, 0xffffffff00000000, 0x123456780};
     for (size_t i = 0; i < COUNT(far_away); i++) {
         memset(memory, 0, 64);
         uint64_t operand = HERE(memory) + 16 - far_away[i];
-        IN(.rax = (far_away[i] << 3) + 5, .r9 = (far_away[i] << 3) + 64, .r14 = operand, .rcx = operand,
-           .rdx = 3, .cs = pass_cs);
+        IN(.rax = (far_away[i] << 3) + 5, .r9 = (far_away[i] << 3) + 64, .r14 = operand,
+           .rcx = operand, .rdx = 3, .cs = pass_cs);
         if ((int64_t)(far_away[i] << 3) >> 3 != (int64_t)far_away[i])
             continue;
-        OK("bts [r14], rax; setc bl; bts [rcx + rdx * 8 - 24], r9; setc bh; lock bts [r14], rax; setc sil; bt [r14], "
+        OK("bts [r14], rax; setc bl; bts [rcx + rdx * 8 - 24], r9; setc bh; lock bts [r14], rax; "
+           "setc sil; bt [r14], "
            "r9; setc dil");
         EQ(out.rbx, 0);
         EQ(out.rsi, 1);
@@ -334,7 +351,8 @@ static void bit_offsets(void)
     }
     IN(.cs = pass_cs, .rax = 37 + 64 * 5, .r10 = 100, .gs_base = HERE(memory));
     memset(memory, 0, 64);
-    OK("bts gs:[0], rax; bts r8, rax; bts r9d, eax; bts r11w, ax; btc r12, r10; bts qword ptr gs:[8], 63; bts dword "
+    OK("bts gs:[0], rax; bts r8, rax; bts r9d, eax; bts r11w, ax; btc r12, r10; bts qword ptr "
+       "gs:[8], 63; bts dword "
        "ptr [rip + memory + 16], 33; bt rax, r10; setc bl");
     EQ(memory[5], 1ull << 37);
     EQ(memory[1], 1ull << 63);
@@ -400,8 +418,9 @@ static void bmi_registers(void)
     static const struct {
         uint8_t pp, opcode;
         bool swapped; /* VEX.vvvv is the count, r/m the value; else vvvv is the first source */
-    } ops[] = {{0, 0xf2, false}, {0, 0xf5, true}, {0, 0xf7, true}, {2, 0xf7, true}, {1, 0xf7, true},
-               {3, 0xf7, true},  {3, 0xf5, false}, {2, 0xf5, false}, {3, 0xf6, false}};
+    } ops[] = {{0, 0xf2, false}, {0, 0xf5, true},  {0, 0xf7, true},
+               {2, 0xf7, true},  {1, 0xf7, true},  {3, 0xf7, true},
+               {3, 0xf5, false}, {2, 0xf5, false}, {3, 0xf6, false}};
     for (uint32_t n = 0; n < 16 * 16 * 4; n++) {
         uint32_t to = n & 15, v = n >> 4 & 15, rm = (n * 7 + n / 64 + (uint32_t)rep) & 15;
         uint32_t kind = (n / 16 + (uint32_t)rep + n) % BMI_KINDS;
@@ -427,9 +446,12 @@ static void bmi_registers(void)
             CHECK(out.r[v], wide ? in.rdx * b : (uint32_t)(in.rdx * b), "mulx, low half", n);
         kept_but(to, kind == MULX ? v : to, n);
     }
-    IN(.cs = pass_cs, .r8 = 0x8000000000000100, .r9 = 0xf0f0f0f0f0f0f0f0, .r13 = 0x0123456789abcdef, .rflags = CF);
-    OK("rorx rax, r13, 4; rorx r14d, r13d, 8; blsi rcx, r9; blsr rdx, r9; blsmsk r10, r9; lzcnt r11, r8; tzcnt r12, r8; "
-       "popcnt r15, r9; lzcnt esi, r8d; tzcnt edi, [rip + 1f]; jmp 2f; 1: .long 0x40; 2: bsr rbx, r8; bsf rbp, r8");
+    IN(.cs = pass_cs, .r8 = 0x8000000000000100, .r9 = 0xf0f0f0f0f0f0f0f0, .r13 = 0x0123456789abcdef,
+       .rflags = CF);
+    OK("rorx rax, r13, 4; rorx r14d, r13d, 8; blsi rcx, r9; blsr rdx, r9; blsmsk r10, r9; lzcnt "
+       "r11, r8; tzcnt r12, r8; "
+       "popcnt r15, r9; lzcnt esi, r8d; tzcnt edi, [rip + 1f]; jmp 2f; 1: .long 0x40; 2: bsr rbx, "
+       "r8; bsf rbp, r8");
     EQ(out.rax, 0xf0123456789abcde);
     EQ(out.r14, 0xef89abcd);
     EQ(out.rcx, 0x10);
@@ -466,8 +488,10 @@ static void wide_arithmetic(void)
 {
     for (uint32_t i = 0; i < 64; i++)
         memory[i] = random64();
-    IN(.cs = pass_cs, .rsi = HERE(memory), .rdi = HERE(memory) + 256, .r8 = HERE(memory) + 2048, .rcx = 32);
-    OK("clc; 1: mov rax, [rsi]; adc rax, [rdi]; mov [r8], rax; lea rsi, [rsi + 8]; lea rdi, [rdi + 8]; lea r8, [r8 + 8]; "
+    IN(.cs = pass_cs, .rsi = HERE(memory), .rdi = HERE(memory) + 256, .r8 = HERE(memory) + 2048,
+       .rcx = 32);
+    OK("clc; 1: mov rax, [rsi]; adc rax, [rdi]; mov [r8], rax; lea rsi, [rsi + 8]; lea rdi, [rdi + "
+       "8]; lea r8, [r8 + 8]; "
        "loop 1b; setc r9b");
     uint64_t carry = 0, wrong = 0;
     for (uint32_t i = 0; i < 32; i++) {
@@ -479,9 +503,12 @@ static void wide_arithmetic(void)
     EQ(out.r9, carry);
     /* Fibonacci modulo 2^64, handed on through all registers but rsp and rcx. */
     IN(.cs = pass_cs, .rax = 0, .rbx = 1, .rcx = 30);
-    OK("1: lea rdx, [rax + rbx]; mov rsi, rbx; add rsi, rdx; lea rdi, [rdx + rsi]; mov r8, rdi; add r8, rsi; lea r9, [r8 + "
-       "rdi]; mov r10, r8; add r10, r9; lea r11, [r9 + r10]; mov r12, r11; add r12, r10; lea r13, [r11 + r12]; lea r14, "
-       "[r12 + r13]; mov r15, r13; add r15, r14; lea rbp, [r15 + r14]; mov rax, r15; mov rbx, rbp; loop 1b");
+    OK("1: lea rdx, [rax + rbx]; mov rsi, rbx; add rsi, rdx; lea rdi, [rdx + rsi]; mov r8, rdi; "
+       "add r8, rsi; lea r9, [r8 + "
+       "rdi]; mov r10, r8; add r10, r9; lea r11, [r9 + r10]; mov r12, r11; add r12, r10; lea r13, "
+       "[r11 + r12]; lea r14, "
+       "[r12 + r13]; mov r15, r13; add r15, r14; lea rbp, [r15 + r14]; mov rax, r15; mov rbx, rbp; "
+       "loop 1b");
     uint64_t a = 0, b = 1;
     for (uint32_t i = 0; i < 30; i++)
         for (uint32_t k = 0; k < 12; k++) {

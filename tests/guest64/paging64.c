@@ -1,10 +1,10 @@
-/* paging64.c - 4-level paging: sizes, rights at every level, accessed and dirty bits, reserved bits, what
- * INVLPG and CR3 make visible, several address spaces, and tables that are changed by the code that uses
- * them.
+/* paging64.c - 4-level paging: sizes, rights at every level, accessed and dirty bits, reserved
+ * bits, what INVLPG and CR3 make visible, several address spaces, and tables that are changed by
+ * the code that uses them.
  *
- * SDM 3A 4.5 (4-level paging), 4.6 (access rights), 4.7 (page faults), 4.8 (accessed and dirty), 4.10 (TLBs,
- * invalidation, 4.10.4.3: what needs none), 4.10.1 (PCIDs). A processor may always have dropped a
- * translation, so that nothing here needs a stale one. */
+ * SDM 3A 4.5 (4-level paging), 4.6 (access rights), 4.7 (page faults), 4.8 (accessed and
+ * dirty), 4.10 (TLBs, invalidation, 4.10.4.3: what needs none), 4.10.1 (PCIDs). A processor may
+ * always have dropped a translation, so that nothing here needs a stale one. */
 #include "guest64.h"
 
 const char guest_name[] = "paging64";
@@ -40,8 +40,9 @@ static void start(void)
 /* Linear addresses of the cases: the low half for CPL 3, both for CPL 0. */
 static uint64_t place(uint32_t n)
 {
-    static const uint64_t places[] = {0x40000000,     0xffe00000,         0xfc0000000,        0x123440000000,
-                                      0x7fffc0000000, 0xffff800000000000, 0xffffc90000000000, 0xfffffffec0000000};
+    static const uint64_t places[] = {0x40000000,         0xffe00000,        0xfc0000000,
+                                      0x123440000000,     0x7fffc0000000,    0xffff800000000000,
+                                      0xffffc90000000000, 0xfffffffec0000000};
     return places[n % (pass_cs == UCODE ? 5 : COUNT(places))];
 }
 
@@ -58,9 +59,11 @@ static void sizes(void)
         map(root, at + 0x3000, DATA + 5 * 4096, P | W | U);
         map_large(root, at + BIG_SIZE, BIG, P | W | U, 2);
         map_large(root, at + 3 * BIG_SIZE, BIG + BIG_SIZE, P | W | U, 2);
-        IN(.cs = pass_cs, .rsi = at + 0x3000, .r8 = at + BIG_SIZE, .r9 = at + 4 * BIG_SIZE - 8, .rcx = 50, .rax = n + 1);
+        IN(.cs = pass_cs, .rsi = at + 0x3000, .r8 = at + BIG_SIZE, .r9 = at + 4 * BIG_SIZE - 8,
+           .rcx = 50, .rax = n + 1);
         *(uint64_t *)(BIG + 0x1ff8) = 0, *(uint64_t *)(BIG + 2 * BIG_SIZE - 8) = 0, frame(5)[1] = 0;
-        OK("1: add [rsi + 8], rax; add [r8 + 0x1ff8], rcx; add [r9], rcx; add rdx, [r9]; mov r10, [r8 + 0x1ff000]; loop 1b");
+        OK("1: add [rsi + 8], rax; add [r8 + 0x1ff8], rcx; add [r9], rcx; add rdx, [r9]; mov r10, "
+           "[r8 + 0x1ff000]; loop 1b");
         CHECK(frame(5)[1], 50 * (n + 1), "4 KiB", n);
         CHECK(*(uint64_t *)(BIG + 0x1ff8), 50 * 51 / 2, "2 MiB", n);
         CHECK(*(uint64_t *)(BIG + 2 * BIG_SIZE - 8), 50 * 51 / 2, "2 MiB", n);
@@ -83,9 +86,11 @@ static void sizes(void)
         if (n == 4)
             *entry(root, at, 3) = 0;
         map_large(root, at, 0, P | W | U, 3);
+        write_cr3(addr(root));
         IN(.cs = pass_cs, .rsi = at + DATA, .r15 = at + addr(memory), .rcx = 20);
         memory[3] = 0;
-        OK("1: mov rax, [rsi + 7 * 4096 + 16]; inc qword ptr [r15 + 24]; loop 1b; mov rbx, [rip + memory + 24]");
+        OK("1: mov rax, [rsi + 7 * 4096 + 16]; inc qword ptr [r15 + 24]; loop 1b; mov rbx, [rip + "
+           "memory + 24]");
         CHECK(out.rax, 7002, "1 GiB", n);
         CHECK(out.rbx, 20, "1 GiB", n);
     }
@@ -100,14 +105,16 @@ static void rights_of_levels(void)
     memcpy(frame(0), (const uint8_t[]){0xff, 0xc0, 0xc3}, 3); /* inc eax; ret */
     for (uint32_t n = 0; n < 5 * 16; n++) {
         uint32_t level = n % 5;
-        uint64_t w = n / 5 & 1 ? W : 0, u = n / 10 & 1 ? U : 0, nx = n / 20 & 1 ? NX : 0, p = n / 40 & 1 ? 0 : P;
+        uint64_t w = n / 5 & 1 ? W : 0, u = n / 10 & 1 ? U : 0, nx = n / 20 & 1 ? NX : 0,
+                 p = n / 40 & 1 ? 0 : P;
         uint64_t was = level ? *entry(root, at, (int)level) : 0;
         if (level) /* the others give everything */
             *entry(root, at, (int)level) = (was & ~(P | W | U | NX)) | p | w | u | nx;
         else
             p = P, w = W, u = U, nx = 0;
         write_cr3(addr(root));
-        bool user = pass_cs == UCODE, reads = p && (u || !user), writes = reads && w, runs = reads && !nx;
+        bool user = pass_cs == UCODE, reads = p && (u || !user), writes = reads && w,
+             runs = reads && !nx;
         uint64_t present = p ? 1 : 0;
         IN(.cs = pass_cs, .rsi = at);
         for (int hot = 0; hot < 2; hot++) {
@@ -225,7 +232,8 @@ static void demand(void)
         trap_hook = count_and_map;
         ist_all(1);
         IN(.cs = pass_cs, .rsi = at, .rcx = 3);
-        OK("1: mov rdi, rsi; mov edx, 64; 2: mov rax, [rdi + 8]; add rbx, rax; inc qword ptr [rdi + 16]; add rdi, 4096; dec edx; jnz 2b; loop "
+        OK("1: mov rdi, rsi; mov edx, 64; 2: mov rax, [rdi + 8]; add rbx, rax; inc qword ptr [rdi "
+           "+ 16]; add rdi, 4096; dec edx; jnz 2b; loop "
            "1b");
         CHECK(fault_count, 64, "faults", n);
         uint64_t first = at >> 12 & 63, sum = 0;
@@ -240,7 +248,8 @@ static void demand(void)
                 invlpg(at + i * 4096);
             }
             fault_count = 0;
-            OK("1: mov rdi, rsi; mov edx, 64; 2: mov rax, [rdi + 8]; add rbx, rax; inc qword ptr [rdi + 16]; add rdi, 4096; dec edx; jnz 2b; "
+            OK("1: mov rdi, rsi; mov edx, 64; 2: mov rax, [rdi + 8]; add rbx, rax; inc qword ptr "
+               "[rdi + 16]; add rdi, 4096; dec edx; jnz 2b; "
                "loop 1b");
             CHECK(fault_count, 22, "faults again", n);
             CHECK(out.rbx, sum, "sum again", n);
@@ -255,7 +264,8 @@ static bool retry(struct frame *frame_)
     return frame_->vector == PF && ++fault_count < 4;
 }
 
-/* More rights without an INVLPG: at most one fault, which the retry cures (4.10.4.3). Fewer with one. */
+/* More rights without an INVLPG: at most one fault, which the retry cures (4.10.4.3). Fewer with
+ * one. */
 static void rights_change(void)
 {
     start();
@@ -303,7 +313,8 @@ static void spaces(void)
             roots[i] = space_new();
             map(roots[i], at, DATA + i * 4096, P | W | U);
             map(roots[i], at + 4096, addr(code) + i * 4096, P | W | U);
-            /* mov eax, i * 100 + 1; ret; on the way from page to page: at 4000 inc ebx; jmp at + 0 */
+            /* mov eax, i * 100 + 1; ret; on the way from page to page: at 4000 inc ebx; jmp at + 0
+             */
             uint8_t *p = code + i * 4096;
             uint32_t value = i * 100 + 1;
             *p = 0xb8;
@@ -314,16 +325,20 @@ static void spaces(void)
         }
         write_cr3(addr(roots[0]));
         if (pass_cs == KCODE) {
-            IN(.rsi = at, .rdi = at + 4096, .rbp = at + 4096 + 256, .r8 = addr(roots[0]), .r9 = addr(roots[1]),
-               .r10 = addr(roots[2]), .r11 = addr(roots[3]), .rcx = 40);
-            OK("1: mov cr3, r8; call rdi; add rbx, rax; add r12, [rsi]; mov cr3, r9; call rdi; add rbx, rax; add r12, [rsi]; mov cr3, r10; call "
-               "rdi; add rbx, rax; call rbp; add r12, rax; mov cr3, r11; call rdi; add rbx, rax; call rbp; add r12, rax; mov qword ptr [rsi + 64], 3; "
+            IN(.rsi = at, .rdi = at + 4096, .rbp = at + 4096 + 256, .r8 = addr(roots[0]),
+               .r9 = addr(roots[1]), .r10 = addr(roots[2]), .r11 = addr(roots[3]), .rcx = 40);
+            OK("1: mov cr3, r8; call rdi; add rbx, rax; add r12, [rsi]; mov cr3, r9; call rdi; add "
+               "rbx, rax; add r12, [rsi]; mov cr3, r10; call "
+               "rdi; add rbx, rax; call rbp; add r12, rax; mov cr3, r11; call rdi; add rbx, rax; "
+               "call rbp; add r12, rax; mov qword ptr [rsi + 64], 3; "
                "inc qword ptr [rsi + 72]; dec rcx; jnz 1b");
         } else {
             gate_set(0x51, 0x51, 0xee);
             trap_hook = next_space;
-            IN(.cs = UCODE, .rsi = at, .rdi = at + 4096, .rbp = at + 4096 + 256, .rcx = 160, .rdx = 0);
-            OK("1: call rdi; add rbx, rax; call rbp; add r12, rax; inc rdx; int 0x51; dec rcx; jnz 1b");
+            IN(.cs = UCODE, .rsi = at, .rdi = at + 4096, .rbp = at + 4096 + 256, .rcx = 160,
+               .rdx = 0);
+            OK("1: call rdi; add rbx, rax; call rbp; add r12, rax; inc rdx; int 0x51; dec rcx; jnz "
+               "1b");
             trap_hook = NULL;
             gate_restore(0x51);
         }
@@ -371,7 +386,8 @@ static void global_pages(void)
     write_cr4(cr4);
 }
 
-/* Code that changes its own page tables through the direct map, as kernels do, and uses them at once. */
+/* Code that changes its own page tables through the direct map, as kernels do, and uses them at
+ * once. */
 static void tables_by_direct_map(void)
 {
     if (pass_cs == UCODE)
@@ -382,13 +398,15 @@ static void tables_by_direct_map(void)
         map(root, at, DATA, P | W);
         uint64_t pte = addr(entry(root, at, 1)) + DIRECT;
         IN(.rsi = at, .r12 = pte, .rcx = 64 * 10, .r8 = DATA | P | W);
-        OK("1: mov rax, rcx; and eax, 63; shl eax, 12; add rax, r8; mov [r12], rax; invlpg [rsi]; add rbx, [rsi]; mov rdx, [rsi + 8]; add r9, "
+        OK("1: mov rax, rcx; and eax, 63; shl eax, 12; add rax, r8; mov [r12], rax; invlpg [rsi]; "
+           "add rbx, [rsi]; mov rdx, [rsi + 8]; add r9, "
            "rdx; loop 1b");
         CHECK(out.rbx, 10 * 1000 * (63 * 64 / 2), "flipped", n);
         CHECK(out.r9, 10 * (1000 * (63 * 64 / 2) + 64), "flipped", n);
         /* By CR3 instead, with a locked exchange and 32-bit halves. */
         IN(.rsi = at, .r12 = pte, .rcx = 64, .r8 = DATA | P | W, .r15 = addr(root));
-        OK("1: mov rax, rcx; and eax, 63; shl eax, 12; add rax, r8; mov rdx, rax; xchg [r12], rdx; mov cr3, r15; add rbx, [rsi]; mov [r12], eax; "
+        OK("1: mov rax, rcx; and eax, 63; shl eax, 12; add rax, r8; mov rdx, rax; xchg [r12], rdx; "
+           "mov cr3, r15; add rbx, [rsi]; mov [r12], eax; "
            "mov dword ptr [r12 + 4], 0; mov cr3, r15; add rbx, [rsi]; loop 1b");
         CHECK(out.rbx, 2 * 1000 * (63 * 64 / 2), "by CR3", n);
         /* A 2 MiB page is split into 4 KiB ones, one of which leads elsewhere, and joined again. */
@@ -399,9 +417,12 @@ static void tables_by_direct_map(void)
         }
         table[9] = DATA | P | W;
         map_large(root, big, BIG, P | W, 2);
-        IN(.rsi = big, .r12 = addr(entry(root, big, 2)) + DIRECT, .rcx = 40, .r8 = BIG | P | W | PS, .r9 = addr(table) | P | W);
-        OK("1: mov [r12], r9; invlpg [rsi]; invlpg [rsi + 0x8000]; invlpg [rsi + 0x9000]; add rax, [rsi + 0x8000]; add rbx, [rsi + 0x9000]; mov [r12], "
-           "r8; invlpg [rsi + 0x9000]; invlpg [rsi + 0x8000]; add rdx, [rsi + 0x9000]; add rdx, [rsi + 0x8000]; loop 1b");
+        IN(.rsi = big, .r12 = addr(entry(root, big, 2)) + DIRECT, .rcx = 40, .r8 = BIG | P | W | PS,
+           .r9 = addr(table) | P | W);
+        OK("1: mov [r12], r9; invlpg [rsi]; invlpg [rsi + 0x8000]; invlpg [rsi + 0x9000]; add rax, "
+           "[rsi + 0x8000]; add rbx, [rsi + 0x9000]; mov [r12], "
+           "r8; invlpg [rsi + 0x9000]; invlpg [rsi + 0x8000]; add rdx, [rsi + 0x9000]; add rdx, "
+           "[rsi + 0x8000]; loop 1b");
         CHECK(out.rax, 8 * 40, "split", n);
         CHECK(out.rbx, 0, "split", n);
         CHECK(out.rdx, 17 * 40, "joined", n);
@@ -415,11 +436,14 @@ static void tables_by_direct_map(void)
     other[at >> 21 & 511] = addr(page) | P | W;
     pdpt[at >> 30 & 511] = addr(other) | P | W;
     uint64_t pdpte = *entry(root, at, 3), pml4e = *entry(root, at, 4), pde = *entry(root, at, 2);
-    IN(.rsi = at, .r8 = addr(entry(root, at, 2)) + DIRECT, .r9 = addr(entry(root, at, 3)) + DIRECT, .r10 = addr(entry(root, at, 4)) + DIRECT,
-       .r11 = pde, .r12 = pdpte, .r13 = pml4e, .r14 = addr(root), .rcx = 30, .rdx = addr(page) | P | W, .rdi = addr(other) | P | W,
+    IN(.rsi = at, .r8 = addr(entry(root, at, 2)) + DIRECT, .r9 = addr(entry(root, at, 3)) + DIRECT,
+       .r10 = addr(entry(root, at, 4)) + DIRECT, .r11 = pde, .r12 = pdpte, .r13 = pml4e,
+       .r14 = addr(root), .rcx = 30, .rdx = addr(page) | P | W, .rdi = addr(other) | P | W,
        .rbp = addr(pdpt) | P | W);
-    OK("1: mov [r8], rdx; mov cr3, r14; add rax, [rsi]; mov [r8], r11; mov cr3, r14; add rbx, [rsi]; mov [r9], rdi; mov cr3, r14; add rax, [rsi]; mov "
-       "[r9], r12; invlpg [rsi]; add rbx, [rsi]; mov [r10], rbp; mov cr3, r14; add rax, [rsi]; mov [r10], r13; mov cr3, r14; add rbx, [rsi]; loop 1b");
+    OK("1: mov [r8], rdx; mov cr3, r14; add rax, [rsi]; mov [r8], r11; mov cr3, r14; add rbx, "
+       "[rsi]; mov [r9], rdi; mov cr3, r14; add rax, [rsi]; mov "
+       "[r9], r12; invlpg [rsi]; add rbx, [rsi]; mov [r10], rbp; mov cr3, r14; add rax, [rsi]; mov "
+       "[r10], r13; mov cr3, r14; add rbx, [rsi]; loop 1b");
     EQ(out.rax, 3 * 30 * 1000);
     EQ(out.rbx, 0);
     /* A recursive slot: the tables as data at linear addresses. */
@@ -427,7 +451,8 @@ static void tables_by_direct_map(void)
     root[SLOT] = addr(root) | P | W;
     uint64_t self = 0xffff000000000000 | (uint64_t)SLOT << 39;
     IN(.rsi = at, .r8 = self | (at >> 9 & 0x7ffffffff8), .rcx = 64, .r9 = DATA | P | W);
-    OK("mov r15, [r8]; 1: mov rax, rcx; dec eax; shl eax, 12; or rax, r9; mov [r8], rax; invlpg [rsi]; add rbx, [rsi]; loop 1b; mov rdx, [r8]");
+    OK("mov r15, [r8]; 1: mov rax, rcx; dec eax; shl eax, 12; or rax, r9; mov [r8], rax; invlpg "
+       "[rsi]; add rbx, [rsi]; loop 1b; mov rdx, [r8]");
     EQ(out.rbx, 1000 * (63 * 64 / 2));
     EQ(out.r15 & ~0xfffull, DATA);
     EQ(out.rdx & 0xfff, P | W | A);
@@ -441,7 +466,8 @@ static void code_frames(void)
     for (uint32_t i = 0; i < 8; i++)
         for (uint32_t k = 0; k < 3; k++) {
             uint8_t *p = code + i * 4096 + k * 1365;
-            memcpy(p, (const uint8_t[]){0x83, 0xc3, (uint8_t)(i * 10 + k + 1), 0xc3}, 4); /* add ebx, n; ret */
+            memcpy(p, (const uint8_t[]){0x83, 0xc3, (uint8_t)(i * 10 + k + 1), 0xc3},
+                   4); /* add ebx, n; ret */
         }
     memcpy(code + 2730, (const uint8_t[]){0x83, 0xc3, 3, 0xc3}, 4);
     for (uint32_t round = 0; round < 24; round++) {
@@ -455,7 +481,8 @@ static void code_frames(void)
     if (pass_cs != KCODE)
         return;
     IN(.rsi = at, .r12 = addr(entry(root, at, 1)) + DIRECT, .rcx = 80, .r8 = addr(code) | P | W);
-    OK("1: mov eax, ecx; and eax, 7; shl eax, 12; add rax, r8; mov [r12], rax; invlpg [rsi]; call rsi; loop 1b");
+    OK("1: mov eax, ecx; and eax, 7; shl eax, 12; add rax, r8; mov [r12], rax; invlpg [rsi]; call "
+       "rsi; loop 1b");
     EQ(out.rbx, 10 * (10 * 28 + 8));
 }
 
@@ -521,7 +548,8 @@ static void aliases(void)
         memory[n] = place(n) + 0x7000;
     frame(0)[0] = 0;
     IN(.cs = pass_cs, .rsi = HERE(memory), .rcx = 800, .r8 = 0);
-    OK("1: mov eax, ecx; and eax, 7; mov rdx, [rsi + rax * 8]; xor eax, 5; mov rdi, [rsi + rax * 8]; inc qword ptr [rdx]; mov rbx, [rdi]; add r8, rbx; "
+    OK("1: mov eax, ecx; and eax, 7; mov rdx, [rsi + rax * 8]; xor eax, 5; mov rdi, [rsi + rax * "
+       "8]; inc qword ptr [rdx]; mov rbx, [rdi]; add r8, rbx; "
        "mov [rdi + 8], rbx; cmp [rdx + 8], rbx; jne 2f; loop 1b; 2:");
     EQ(out.rcx, 0);
     EQ(out.r8, 800 * 801 / 2);
@@ -540,7 +568,8 @@ static void many_regions(void)
     for (uint64_t i = 0; i < REGIONS; i++)
         sum += (i & 63) * 1000 + 3;
     IN(.cs = pass_cs, .r8 = first, .r9 = 0x1000001000, .rdx = 3);
-    OK("1: mov rsi, r8; mov ecx, 500; 2: add rax, [rsi + 24]; mov [rsi + 32], rdx; add rbx, [rsi + 32]; add rsi, r9; loop 2b; dec rdx; jnz 1b");
+    OK("1: mov rsi, r8; mov ecx, 500; 2: add rax, [rsi + 24]; mov [rsi + 32], rdx; add rbx, [rsi + "
+       "32]; add rsi, r9; loop 2b; dec rdx; jnz 1b");
     EQ(out.rax, 3 * sum);
     EQ(out.rbx, 500 * 6);
     IN(.cs = pass_cs, .r8 = first + 0x1000000000);
@@ -561,8 +590,10 @@ static void process_contexts(void)
     write_cr3(addr(roots[0]));
     write_cr4(cr4 | CR4_PCIDE);
     uint64_t keep = 1ull << NO_FLUSH;
-    IN(.rsi = at, .rcx = 30, .r8 = addr(roots[0]) | 1, .r9 = addr(roots[1]) | 2, .r10 = addr(roots[2]) | 3, .r11 = keep);
-    OK("mov cr3, r8; mov cr3, r9; mov cr3, r10; or r8, r11; or r9, r11; or r10, r11; 1: mov cr3, r8; add rax, [rsi]; mov cr3, r9; add rbx, [rsi]; mov "
+    IN(.rsi = at, .rcx = 30, .r8 = addr(roots[0]) | 1, .r9 = addr(roots[1]) | 2,
+       .r10 = addr(roots[2]) | 3, .r11 = keep);
+    OK("mov cr3, r8; mov cr3, r9; mov cr3, r10; or r8, r11; or r9, r11; or r10, r11; 1: mov cr3, "
+       "r8; add rax, [rsi]; mov cr3, r9; add rbx, [rsi]; mov "
        "cr3, r10; add rdx, [rsi]; loop 1b; mov r12, cr3");
     EQ(out.rax, 0);
     EQ(out.rbx, 30 * 1000);
@@ -579,7 +610,8 @@ static void process_contexts(void)
             for (uint32_t i = 0; i < 3; i++) {
                 map(roots[1], at, DATA + (i + 20) * 4096, P | W);
                 descriptor_[0] = type < 2 ? 2 : 0, descriptor_[1] = at;
-                IN(.rsi = at, .r8 = keep | addr(roots[0]) | 1, .r9 = keep | addr(roots[1]) | 2, .rdx = HERE(descriptor_), .rbx = type);
+                IN(.rsi = at, .r8 = keep | addr(roots[0]) | 1, .r9 = keep | addr(roots[1]) | 2,
+                   .rdx = HERE(descriptor_), .rbx = type);
                 OK("mov cr3, r8; invpcid rbx, [rdx]; mov cr3, r9; mov rax, [rsi]");
                 CHECK(out.rax, (i + 20) * 1000, "invpcid", type);
             }

@@ -1,10 +1,10 @@
-/* stack64.c - rsp as an ordinary register: arithmetic on it, moves from and to every register, and stacks
- * in places that are far apart.
+/* stack64.c - rsp as an ordinary register: arithmetic on it, moves from and to every register, and
+ * stacks in places that are far apart.
  *
- * SDM 1 6.2; SDM 2: PUSH, POP, CALL, RET, ENTER, LEAVE, MOV, XCHG, LEA. A translator may keep rsp in
- * another form than the other registers; here it is set, read, compared and multiplied in every way, its
- * value changing between linear addresses in different 4 GiB and 64 GiB regions in the middle of pushes,
- * calls and loops. */
+ * SDM 1 6.2; SDM 2: PUSH, POP, CALL, RET, ENTER, LEAVE, MOV, XCHG, LEA. A translator may keep rsp
+ * in another form than the other registers; here it is set, read, compared and multiplied in every
+ * way, its value changing between linear addresses in different 4 GiB and 64 GiB regions in the
+ * middle of pushes, calls and loops. */
 #include "guest64.h"
 
 const char guest_name[] = "stack64";
@@ -15,9 +15,10 @@ static uint64_t stack[SIZE / 8] USER __attribute__((aligned(4096)));
 static uint64_t slots[64] USER;
 
 /* The stack's linear addresses; its middle lies on a multiple of 4 GiB or more in many. */
-static const uint64_t views[] = {0x40000000,     0xfffff000,         0x2fffff000,        0xffffff000,
-                                 0x123456789000, 0x7fffffffd000,     0x7ffffff000,       0xffff800000000000,
-                                 0xffff8887fffff000, 0xffffc8fffffff000, 0xfffffffffffe0000};
+static const uint64_t views[] = {0x40000000,         0xfffff000,         0x2fffff000,
+                                 0xffffff000,        0x123456789000,     0x7fffffffd000,
+                                 0x7ffffff000,       0xffff800000000000, 0xffff8887fffff000,
+                                 0xffffc8fffffff000, 0xfffffffffffe0000};
 enum { USER_VIEWS = 7 };
 
 static uint64_t view_count(void)
@@ -41,14 +42,16 @@ static void views_map(void)
 static void arithmetic(void)
 {
     ist_all(1);
-    static const uint64_t start[] = {0x601000, 0xfffffff8, 0x7fffffffff00, 0xffffffff80001238, 0x123456789abcdef0, 1};
+    static const uint64_t start[] = {0x601000,           0xfffffff8,         0x7fffffffff00,
+                                     0xffffffff80001238, 0x123456789abcdef0, 1};
     for (uint32_t i = 0; i < COUNT(start); i++) {
         uint64_t s = start[i];
         IN(.cs = pass_cs, .rsp = s, .rax = 0x10000, .r9 = 0x5555, .r15 = 4);
-#define ON_RSP(text, value)                        \
-    OK(text);                                      \
+#define ON_RSP(text, value) \
+    OK(text);               \
     CHECK(out.rsp, value, text, i)
-        ON_RSP("add rsp, 8; add rsp, 0x12345; add rsp, rax; add rsp, r9", s + 8 + 0x12345 + 0x10000 + 0x5555);
+        ON_RSP("add rsp, 8; add rsp, 0x12345; add rsp, rax; add rsp, r9",
+               s + 8 + 0x12345 + 0x10000 + 0x5555);
         ON_RSP("sub rsp, 0x80; sub rsp, -0x80; sub rsp, rax; sub rsp, r9", s - 0x10000 - 0x5555);
         ON_RSP("and rsp, -16", s & -16ull);
         ON_RSP("and rsp, -4096; or rsp, 0x18", (s & -4096ull) | 0x18);
@@ -70,7 +73,9 @@ static void arithmetic(void)
         ON_RSP("movzx esp, spl", s & 0xff);
         ON_RSP("stc; adc rsp, 0; sbb rsp, r9", s + 1 - 0x5555);
         ON_RSP("stc; cmovc rsp, r9; cmovnc rsp, rax", 0x5555);
-        ON_RSP("clc; cmovc rsp, r9; mov rbx, rsp; cmp rsp, rbx; sete al; test rsp, rsp; setnz ah; mov rcx, rsp", s);
+        ON_RSP("clc; cmovc rsp, r9; mov rbx, rsp; cmp rsp, rbx; sete al; test rsp, rsp; setnz ah; "
+               "mov rcx, rsp",
+               s);
         CHECK(out.rax, 0x10101, "rsp compared", i);
         CHECK(out.rcx, s, "rsp read", i);
         ON_RSP("xchg rsp, r9; mov r10, r9; xchg r9, rsp; xadd rsp, rax", s + 0x10000);
@@ -83,8 +88,10 @@ static void arithmetic(void)
         CHECK(out.r11, s, "mov from rsp", i);
     }
     IN(.cs = pass_cs);
-    OK("mov rax, rsp; sub rsp, 0x1000; mov rcx, rsp; sub rax, rcx; mov r8d, esp; mov r9w, sp; mov r10b, spl; lea r11, [rsp + "
-       "0x1000]; lea r12, [rsp + r15 * 8 + 8]; imul r13, rsp, 2; lea r14, [rsp + rcx]; add rsp, 0x1000");
+    OK("mov rax, rsp; sub rsp, 0x1000; mov rcx, rsp; sub rax, rcx; mov r8d, esp; mov r9w, sp; mov "
+       "r10b, spl; lea r11, [rsp + "
+       "0x1000]; lea r12, [rsp + r15 * 8 + 8]; imul r13, rsp, 2; lea r14, [rsp + rcx]; add rsp, "
+       "0x1000");
     EQ(out.rax, 0x1000);
     EQ(out.r8, (uint32_t)out.rcx);
     EQ(out.r9, out.rcx & 0xffff);
@@ -95,18 +102,23 @@ static void arithmetic(void)
     EQ(out.r14, out.rcx * 2);
 }
 
-/* MOV, XCHG, LEA, ADD between rsp and every register, and to and from memory, with pushes between. */
+/* MOV, XCHG, LEA, ADD between rsp and every register, and to and from memory, with pushes between.
+ */
 static void every_register(void)
 {
     views_map();
-#define TO_AND_FRO(r, b)                                                                                             \
-    "mov " r ", rsp; push 11; sub rsp, 64; push 22; mov rsp, " r "; lea " r ", [rsp - 128]; push 33; xchg rsp, " r "; push 44; " \
-    "xchg " r ", rsp; add rsp, 8; sub " r ", rsp; add rsp, " r "; push 55; sub rsp, " r "; lea rsp, [rsp + 8]; mov [rip + slots], " \
-    "rsp; mov rsp, [rip + slots + 8]; push 66; mov " r ", [rip + slots]; mov rsp, " r "; sub " r ", " r "; lea rsp, [rsp + " r " * 8]"
+#define TO_AND_FRO(r, b)                                                                         \
+    "mov " r ", rsp; push 11; sub rsp, 64; push 22; mov rsp, " r "; lea " r                      \
+    ", [rsp - 128]; push 33; xchg rsp, " r "; push 44; "                                         \
+    "xchg " r ", rsp; add rsp, 8; sub " r ", rsp; add rsp, " r "; push 55; sub rsp, " r          \
+    "; lea rsp, [rsp + 8]; mov [rip + slots], "                                                  \
+    "rsp; mov rsp, [rip + slots + 8]; push 66; mov " r ", [rip + slots]; mov rsp, " r "; sub " r \
+    ", " r "; lea rsp, [rsp + " r " * 8]"
     const struct snip *code[] = EACH_REGISTER_BUT_RSP(TO_AND_FRO);
     for (uint32_t r = 0; r < 16; r++)
         for (uint32_t i = 0; r != RSP && i < view_count(); i++) {
-            uint64_t middle = views[i] + MIDDLE, other = views[(i + 1 + (uint32_t)rep) % view_count()] + 512;
+            uint64_t middle = views[i] + MIDDLE,
+                     other = views[(i + 1 + (uint32_t)rep) % view_count()] + 512;
             slots[1] = other;
             IN(.cs = pass_cs, .rsp = middle);
             OKS(code[r]);
@@ -132,9 +144,11 @@ static void switching(void)
                 continue;
             uint64_t a = views[i] + MIDDLE, b = views[k] + 1024;
             IN(.cs = pass_cs, .rsp = a, .rbx = b, .rcx = 50, .r12 = 0);
-            OK("1: push rcx; push 3; xchg rsp, rbx; push rcx; call 2f; pop rdx; add r12, rdx; xchg rsp, rbx; pop r8; pop r9; "
+            OK("1: push rcx; push 3; xchg rsp, rbx; push rcx; call 2f; pop rdx; add r12, rdx; xchg "
+               "rsp, rbx; pop r8; pop r9; "
                "add r13, r9; add r14, r8; dec rcx; jnz 1b; jmp 3f; "
-               "2: mov r10, [rsp]; mov [rbx - 8], r10; mov r11, rsp; lea rsp, [rbx - 8]; lea rbp, [rip + 4f]; mov [rsp], rbp; "
+               "2: mov r10, [rsp]; mov [rbx - 8], r10; mov r11, rsp; lea rsp, [rbx - 8]; lea rbp, "
+               "[rip + 4f]; mov [rsp], rbp; "
                "ret; ud2; 4: mov rsp, r11; ret; 3:");
             CHECK(out.rsp, a, "rsp", i * 16 + k);
             CHECK(out.rbx, b, "the other rsp", i * 16 + k);
@@ -146,8 +160,10 @@ static void switching(void)
     for (uint32_t i = 0; i < 32; i++)
         slots[i] = views[i % view_count()] + 1024 + 64 * i;
     IN(.cs = pass_cs, .rsi = HERE(slots), .rcx = 320, .rdi = 0);
-    OK("mov r15, rsp; 1: mov eax, ecx; and eax, 31; mov rsp, [rsi + rax * 8]; push rcx; push rsp; pop r8; pop rbx; add rdi, rbx; "
-       "mov rbp, [rsi + rax * 8]; push rbp; mov [rbp - 16], rbp; lea rbp, [rbp - 16]; leave; pop r9; sub r9, rbp; add r10, r9; "
+    OK("mov r15, rsp; 1: mov eax, ecx; and eax, 31; mov rsp, [rsi + rax * 8]; push rcx; push rsp; "
+       "pop r8; pop rbx; add rdi, rbx; "
+       "mov rbp, [rsi + rax * 8]; push rbp; mov [rbp - 16], rbp; lea rbp, [rbp - 16]; leave; pop "
+       "r9; sub r9, rbp; add r10, r9; "
        "push rbp; pop rsp; sub rsp, [rsi + rax * 8]; add r11, rsp; loop 1b; mov rsp, r15");
     EQ(out.rdi, 320 * 321 / 2);
     EQ(out.r10, 0);
@@ -162,13 +178,16 @@ static void over_boundaries(void)
         uint64_t middle = views[i] + MIDDLE;
         for (uint32_t offset = 0; offset < 16; offset += 2) {
             IN(.cs = pass_cs, .rsp = middle + 256 + offset, .rcx = 60);
-            OK("mov rbp, rsp; 1: push rcx; loop 1b; mov ecx, 60; 2: pop rax; add rbx, rax; cmp rax, 1; loopne 2b; mov ecx, 59; 3: "
+            OK("mov rbp, rsp; 1: push rcx; loop 1b; mov ecx, 60; 2: pop rax; add rbx, rax; cmp "
+               "rax, 1; loopne 2b; mov ecx, 59; 3: "
                "pop rax; add rbx, rax; loop 3b; cmp rsp, rbp; sete r8b");
             CHECK(out.rbx, 60 * 61 / 2, "pushes", i * 16 + offset);
             CHECK(out.r8, 1, "pushes", i * 16 + offset);
             IN(.cs = pass_cs, .rsp = middle + 200 + offset, .rcx = 40, .rax = 1);
-            OK("call 1f; jmp 9f; 1: push ax; push rbp; mov rbp, rsp; sub rsp, 24; mov [rbp - 8], rcx; mov [rsp], rcx; dec rcx; jz 2f; "
-               "call 1b; 2: add rdx, [rbp - 8]; add r9, [rsp]; add r10, [rsp + 16]; add rsp, 24; pop rbp; pop r11w; ret; 9:");
+            OK("call 1f; jmp 9f; 1: push ax; push rbp; mov rbp, rsp; sub rsp, 24; mov [rbp - 8], "
+               "rcx; mov [rsp], rcx; dec rcx; jz 2f; "
+               "call 1b; 2: add rdx, [rbp - 8]; add r9, [rsp]; add r10, [rsp + 16]; add rsp, 24; "
+               "pop rbp; pop r11w; ret; 9:");
             CHECK(out.rdx, 40 * 41 / 2, "frames", i * 16 + offset);
             CHECK(out.r9, 40 * 41 / 2, "frames", i * 16 + offset);
             CHECK(out.r10, out.rdx, "frames", i * 16 + offset);
@@ -177,15 +196,19 @@ static void over_boundaries(void)
         /* Far displacements from rsp and rbp, that leave the region. */
         stack[MIDDLE / 8 + 5] = 0x1234;
         IN(.cs = pass_cs, .r8 = middle + 40, .rcx = 20);
-        OK("mov r15, rsp; 1: lea rsp, [r8 + 0x7ffffff0]; add rax, [rsp - 0x7ffffff0]; lea rsp, [r8 - 0x7ffffff0]; add rax, [rsp + "
-           "0x7ffffff0]; mov rsp, 0x123456789; neg rsp; lea r9, [r8 + 0x12345679]; mov r10, 0x111111110; add r9, r10; add rax, [rsp + r9]; mov "
-           "rbp, r8; add rax, [rbp]; lea rsp, [rbp * 2]; neg rbp; add rax, [rsp + rbp]; loop 1b; mov rsp, r15");
+        OK("mov r15, rsp; 1: lea rsp, [r8 + 0x7ffffff0]; add rax, [rsp - 0x7ffffff0]; lea rsp, [r8 "
+           "- 0x7ffffff0]; add rax, [rsp + "
+           "0x7ffffff0]; mov rsp, 0x123456789; neg rsp; lea r9, [r8 + 0x12345679]; mov r10, "
+           "0x111111110; add r9, r10; add rax, [rsp + r9]; mov "
+           "rbp, r8; add rax, [rbp]; lea rsp, [rbp * 2]; neg rbp; add rax, [rsp + rbp]; loop 1b; "
+           "mov rsp, r15");
         CHECK(out.rax, 0x1234 * 5 * 20, "far displacements", i);
     }
     /* A wild rsp does no harm until it is used. */
     ist_all(1);
     IN(.cs = pass_cs);
-    OK("mov rbx, rsp; mov rsp, 0x1234567812345678; add rsp, 8; mov rax, rsp; mov rcx, [rip + slots]; lea rdx, [rsp - 8]; mov rsp, "
+    OK("mov rbx, rsp; mov rsp, 0x1234567812345678; add rsp, 8; mov rax, rsp; mov rcx, [rip + "
+       "slots]; lea rdx, [rsp - 8]; mov rsp, "
        "rbx; push rax; pop r8");
     EQ(out.r8, 0x1234567812345680);
     EQ(out.rdx, 0x1234567812345678);

@@ -1,9 +1,10 @@
-/* sys64.c - system instructions of 64-bit mode: system calls, bases, control registers, far transfers,
- * compatibility mode, descriptor tables, and long mode left and entered again.
+/* sys64.c - system instructions of 64-bit mode: system calls, bases, control registers, far
+ * transfers, compatibility mode, descriptor tables, and long mode left and entered again.
  *
- * SDM 2: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS, RDFSBASE, WRFSBASE, MOV CRn, IRET, RET (far), CALL
- * (far), LAR, LSL, SGDT, SIDT, LLDT; SDM 3A 5.8.7, 5.8.8 (system calls), 5.8.3.1 (64-bit call gates), 3.4.4
- * and 3.4.5 (segments in compatibility mode), 9.8.5 (mode switching), 2.2.1 (EFER), 2.5 (CR0-CR8).
+ * SDM 2: SYSCALL, SYSRET, SYSENTER, SYSEXIT, SWAPGS, RDFSBASE, WRFSBASE, MOV CRn, IRET, RET (far),
+ * CALL (far), LAR, LSL, SGDT, SIDT, LLDT; SDM 3A 5.8.7, 5.8.8 (system calls), 5.8.3.1 (64-bit call
+ * gates), 3.4.4 and 3.4.5 (segments in compatibility mode), 9.8.5 (mode switching), 2.2.1
+ * (EFER), 2.5 (CR0-CR8).
  *
  * Handlers that run at CPL 0 outside of snippets are assembly text below, in .text. */
 #include "guest64.h"
@@ -15,9 +16,11 @@ static bool intel;
 
 #define STAR_VALUE ((uint64_t)(UCODE32 & ~3) << 48 | 3ull << 48 | (uint64_t)KCODE << 32)
 
-/* syscall_note: what SYSCALL left. syscall_kernel: as an operating system does it, with SWAPGS and a stack
- * from GS; gs:0 is the user's rsp, gs:8 the kernel's. syscall_32 goes back to compatibility mode. */
-extern uint8_t syscall_note[], syscall_kernel[], syscall_32[], sysenter_note[], sysenter_32[], gate_note[];
+/* syscall_note: what SYSCALL left. syscall_kernel: as an operating system does it, with SWAPGS and
+ * a stack from GS; gs:0 is the user's rsp, gs:8 the kernel's. syscall_32 goes back to compatibility
+ * mode. */
+extern uint8_t syscall_note[], syscall_kernel[], syscall_32[], sysenter_note[], sysenter_32[],
+    gate_note[];
 __asm__(".text\n"
         "syscall_note:\n"
         "        pushfq\n"
@@ -94,7 +97,8 @@ static void syscalls_off(void)
 
 static void system_calls(void)
 {
-    static const uint64_t masks[] = {0, IF | DFL | TF | NT | ACF, ARITH, 0x3f7fd5}, flags[] = {0, ARITH, IF | DFL, CF | ID, NT | SF};
+    static const uint64_t masks[] = {0, IF | DFL | TF | NT | ACF, ARITH, 0x3f7fd5},
+                          flags[] = {0, ARITH, IF | DFL, CF | ID, NT | SF};
     outb(0x21, 0xff);
     outb(0xa1, 0xff);
     for (uint32_t m = 0; m < COUNT(masks); m++)
@@ -107,7 +111,8 @@ static void system_calls(void)
             CHECK(out.r12, once->at, "rcx", f);
             CHECK(out.rcx, once->at, "rcx", f);
             CHECK(out.r13, flags[f] | 2, "r11", f);
-            UNLESS_QEMU(SYSCALL_FLAGS) CHECK(out.r10, (flags[f] | 2) & ~masks[m], "flags in the handler", m * 16 + f);
+            UNLESS_QEMU(SYSCALL_FLAGS)
+            CHECK(out.r10, (flags[f] | 2) & ~masks[m], "flags in the handler", m * 16 + f);
             CHECK(out.rflags, flags[f] | 2, "flags after SYSRET", f);
             CHECK(out.r14, KCODE, "cs in the handler", f);
             CHECK(out.r15, KDATA, "ss in the handler", f);
@@ -127,7 +132,8 @@ static void system_calls(void)
     EQ(out.rbx, 1);
     EQ(out.cs, KCODE);
     IN();
-    const struct snip *back = CODE("lea rcx, 1f; mov r11, rax; sysretq; ud2; 1: mov eax, cs; mov ebx, ss; pushfq; pop rdx");
+    const struct snip *back = CODE(
+        "lea rcx, 1f; mov r11, rax; sysretq; ud2; 1: mov eax, cs; mov ebx, ss; pushfq; pop rdx");
     in.rsp = addr(user_stack_top);
     in.rax = ARITH | ID | RF | 0xffffffffff000000; /* reserved bits, RF and VM do not get in */
     if (!skipped(D_SYSRET_VM))
@@ -193,7 +199,8 @@ static void system_calls_with_gs(void)
     in.cs = UCODE;
     FAULT("swapgs", GP, 0);
     in.cs = 0;
-    UNLESS_QEMU(MSR) FAULT("mov ecx, 0xc0000102; mov edx, 0x00800000; mov eax, 0;" AT "wrmsr", GP, 0);
+    UNLESS_QEMU(MSR)
+    FAULT("mov ecx, 0xc0000102; mov edx, 0x00800000; mov eax, 0;" AT "wrmsr", GP, 0);
 }
 
 static void sysenter(void)
@@ -243,8 +250,9 @@ static void fsgsbase(void)
     FAULT("rdfsbase r8", UD, 0);
     FAULT("wrgsbase rax", UD, 0);
     write_cr4(read_cr4() | CR4_FSGSBASE);
-#define BASES(r, b)                                                                                                 \
-    "rdfsbase " r "; lea " r ", [" r " + 0x1000]; wrfsbase " r "; rdgsbase " r "; lea " r ", [" r " - 0x1000]; wrgsbase " r "; " \
+#define BASES(r, b)                                                                               \
+    "rdfsbase " r "; lea " r ", [" r " + 0x1000]; wrfsbase " r "; rdgsbase " r "; lea " r ", [" r \
+    " - 0x1000]; wrgsbase " r "; "                                                                \
     "rdfsbase " r
     const struct snip *snips[] = EACH_REGISTER_BUT_RSP(BASES);
     for (uint32_t r = 0; r < 16; r++) {
@@ -272,7 +280,8 @@ static void fsgsbase(void)
     for (uint32_t i = 0; i < 64; i++)
         memory[i] = i;
     IN(.cs = pass_cs, .rsi = HERE(memory), .rcx = 64 * 50, .r8 = 0);
-    OK("1: mov eax, ecx; and eax, 63; lea rdx, [rsi + rax * 8]; wrgsbase rdx; add r8, gs:[0]; wrfsbase rdx; add r9, fs:[r10]; loop 1b");
+    OK("1: mov eax, ecx; and eax, 63; lea rdx, [rsi + rax * 8]; wrgsbase rdx; add r8, gs:[0]; "
+       "wrfsbase rdx; add r9, fs:[r10]; loop 1b");
     EQ(out.r8, 50 * 64 * 63 / 2);
     EQ(out.r9, out.r8);
     /* Loading a selector loads a base of 32 bits; a null one leaves FS and GS without an access. */
@@ -290,7 +299,8 @@ static void control_registers(void)
 {
     IN(.rax = 0xb, .r9 = 0x10, .r15 = 0x100000000);
     uint64_t cr0 = read_cr0(), cr3 = read_cr3(), cr4 = read_cr4();
-    OK("mov cr8, rax; mov r8, cr8; mov rbx, 3; mov cr8, rbx; mov r14, cr8; xor r12d, r12d; mov cr8, r12; mov r13, cr8");
+    OK("mov cr8, rax; mov r8, cr8; mov rbx, 3; mov cr8, rbx; mov r14, cr8; xor r12d, r12d; mov "
+       "cr8, r12; mov r13, cr8");
     EQ(out.r8, 0xb);
     EQ(out.r14, 3);
     EQ(out.r13, 0);
@@ -300,7 +310,7 @@ static void control_registers(void)
         FAULT("mov cr8, r15", GP, 0);
     }
     IN(.rax = cr0, .rbx = cr4, .rcx = cr3, .r8 = 1ull << 32, .r10 = 1ull << 63);
-    FAULT(".byte 0x0f, 0x20, 0xc8", UD, 0); /* MOV from CR1 */
+    FAULT(".byte 0x0f, 0x20, 0xc8", UD, 0);       /* MOV from CR1 */
     FAULT(".byte 0x44, 0x0f, 0x20, 0xc8", UD, 0); /* MOV from CR9 */
     UNLESS_QEMU(CR_BITS)
     {
@@ -311,12 +321,13 @@ static void control_registers(void)
         FAULT("mov r9, rax; btr r9, 31;" AT "mov cr0, r9", GP, 0); /* PG in 64-bit mode */
         FAULT("mov r9, rax; btr r9, 0;" AT "mov cr0, r9", GP, 0);
         FAULT("mov r9, rax; bts r9, 29;" AT "mov cr0, r9", GP, 0); /* NW without CD */
-        FAULT("mov r9, rbx; btr r9, 5;" AT "mov cr4, r9", GP, 0); /* PAE in long mode */
+        FAULT("mov r9, rbx; btr r9, 5;" AT "mov cr4, r9", GP, 0);  /* PAE in long mode */
         FAULT("mov r9, 1; shl r9, 40;" AT "mov dr7, r9", GP, 0);
     }
     EQ(read_cr0(), cr0);
     EQ(read_cr4(), cr4);
-    OK("mov r9, cr0; mov r10, cr3; mov r11, cr4; mov cr3, r10; mov cr0, r9; mov cr4, r11; smsw r12; smsw r13d; lmsw r13w; clts; "
+    OK("mov r9, cr0; mov r10, cr3; mov r11, cr4; mov cr3, r10; mov cr0, r9; mov cr4, r11; smsw "
+       "r12; smsw r13d; lmsw r13w; clts; "
        "mov rdx, cr2; mov cr2, r15; mov r14, cr2; mov rsi, dr7; mov rdi, dr6");
     EQ(out.r9, cr0);
     EQ(out.r10, cr3);
@@ -324,7 +335,8 @@ static void control_registers(void)
     EQ(out.r12 & 0xffff, cr0 & 0xffff);
     EQ(out.r14, in.r15);
     IN(.rcx = 100);
-    OK("1: mov r9, cr3; mov cr3, r9; add rax, [rip + memory]; mov r15, cr4; btc r15, 7; mov cr4, r15; dec rcx; jnz 1b");
+    OK("1: mov r9, cr3; mov cr3, r9; add rax, [rip + memory]; mov r15, cr4; btc r15, 7; mov cr4, "
+       "r15; dec rcx; jnz 1b");
     EQ(read_cr4(), cr4);
     EQ(out.rax, memory[0] * 100);
 }
@@ -333,42 +345,57 @@ static void control_registers(void)
 static void returns_from_interrupts(void)
 {
     uint64_t here = HERE(kernel_stack_top) - 512;
-    IN(.rax = KDATA, .rbx = KCODE, .rsi = here, .rdx = UDATA, .rcx = UCODE, .r8 = addr(user_stack_top) - 8, .rdi = UCODE32);
-    OK("push rax; push rsi; pushfq; push rbx; lea r9, [rip + 1f]; push r9; iretq; ud2; 1: mov r10, rsp; mov r11d, ss");
+    IN(.rax = KDATA, .rbx = KCODE, .rsi = here, .rdx = UDATA, .rcx = UCODE,
+       .r8 = addr(user_stack_top) - 8, .rdi = UCODE32);
+    OK("push rax; push rsi; pushfq; push rbx; lea r9, [rip + 1f]; push r9; iretq; ud2; 1: mov r10, "
+       "rsp; mov r11d, ss");
     EQ(out.r10, here); /* RSP is popped also within a CPL */
     EQ(out.r11, KDATA);
-    OK("push 0; push rsi; push 0xad7; push rbx; lea r9, [rip + 1f]; push r9; iretq; 1: mov r11d, ss"); /* null SS */
+    OK("push 0; push rsi; push 0xad7; push rbx; lea r9, [rip + 1f]; push r9; iretq; 1: mov r11d, "
+       "ss"); /* null SS */
     EQ(out.r11, 0);
     EQ(out.rflags & 0x8d5, 0x8d5);
     EQ(out.rflags & IF, IF);
-    OK("push rdx; push r8; push 0x3202; push rcx; lea r9, 1f; push r9; iretq; 1: mov r11d, cs; mov r12d, ss; pushfq; pop r13");
+    OK("push rdx; push r8; push 0x3202; push rcx; lea r9, 1f; push r9; iretq; 1: mov r11d, cs; mov "
+       "r12d, ss; pushfq; pop r13");
     EQ(out.r11, UCODE);
     EQ(out.r12, UDATA);
     EQ(out.cs, UCODE);
     EQ(out.rsp, in.r8);
     EQ(out.r13, 0x3202);
-    OK("mov r12d, 100; 3: lea r14, [rip + 2f]; push rax; push rsp; pushfq; push rbx; push r14; iretq; ud2; 2: pop r15; dec r12d; "
+    OK("mov r12d, 100; 3: lea r14, [rip + 2f]; push rax; push rsp; pushfq; push rbx; push r14; "
+       "iretq; ud2; 2: pop r15; dec r12d; "
        "jnz 3b");
     EQ(out.r15, KDATA);
     /* IRETD pops five doublewords, IRETW five words, and zero-extends. */
     if (!pass_base) {
-        OK("sub rsp, 20; lea r9, 1f; mov [rsp], r9d; mov [rsp + 4], ebx; mov dword ptr [rsp + 8], 0x803; mov [rsp + 12], esi; mov "
+        OK("sub rsp, 20; lea r9, 1f; mov [rsp], r9d; mov [rsp + 4], ebx; mov dword ptr [rsp + 8], "
+           "0x803; mov [rsp + 12], esi; mov "
            "[rsp + 16], eax; iretd; ud2; 1: mov r10, rsp");
         EQ(out.r10, here);
         EQ(out.rflags, 0x803);
     }
     /* The stack of the same CPL may be anywhere; the frame read crosses nothing. */
     in.rflags = NT;
-    FAULT("push rax; push rsi; push 2; push rbx; push rbx; mov r9, rsp;" AT "iretq", GP, 0); /* NT in long mode */
+    FAULT("push rax; push rsi; push 2; push rbx; push rbx; mov r9, rsp;" AT "iretq", GP,
+          0); /* NT in long mode */
     in.rflags = 0;
     static const struct {
         uint16_t cs, ss, error;
-    } cases[] = {{0, KDATA, 0},          {KDATA, KDATA, KDATA},   {UCODE, KDATA, KDATA}, {UCODE, 0, 0},
-                 {UCODE & ~3, KDATA, UCODE & ~3}, {KCODE, UDATA, UDATA & ~3}, {TSS, KDATA, TSS},     {UCODE, UCODE, UCODE & ~3},
-                 {UCODE, 3, 0},          {GDT_ENTRIES * 8, KDATA, GDT_ENTRIES * 8}};
+    } cases[] = {{0, KDATA, 0},
+                 {KDATA, KDATA, KDATA},
+                 {UCODE, KDATA, KDATA},
+                 {UCODE, 0, 0},
+                 {UCODE & ~3, KDATA, UCODE & ~3},
+                 {KCODE, UDATA, UDATA & ~3},
+                 {TSS, KDATA, TSS},
+                 {UCODE, UCODE, UCODE & ~3},
+                 {UCODE, 3, 0},
+                 {GDT_ENTRIES * 8, KDATA, GDT_ENTRIES * 8}};
     for (uint32_t i = 0; i < COUNT(cases); i++) {
         in.r10 = cases[i].cs, in.r11 = cases[i].ss;
-        FAULTS(CODE("push r11; push rsi; push 2; push r10; push 0x400000; mov r9, rsp;" AT "iretq"), GP, cases[i].error, i);
+        FAULTS(CODE("push r11; push rsi; push 2; push r10; push 0x400000; mov r9, rsp;" AT "iretq"),
+               GP, cases[i].error, i);
         CHECK(out.rsp, out.r9, "rsp kept by IRETQ", i);
     }
     in.cs = UCODE, in.r10 = KCODE, in.r11 = KDATA;
@@ -388,14 +415,16 @@ static struct {
 static void far_transfers(void)
 {
     IN(.cs = pass_cs, .rbx = pass_cs, .rsi = HERE(&far_64), .rcx = 100);
-    OK("1: push rbx; lea rax, [rip + 2f]; push rax; retfq; ud2; 2: push 5; push rbx; lea rax, [rip + 3f]; push rax; retfq 8; ud2; 3: inc "
+    OK("1: push rbx; lea rax, [rip + 2f]; push rax; retfq; ud2; 2: push 5; push rbx; lea rax, [rip "
+       "+ 3f]; push rax; retfq 8; ud2; 3: inc "
        "rdx; loop 1b; mov r9d, cs");
     EQ(out.rdx, 100);
     EQ(out.r9, pass_cs);
     EQ(out.rsp & 0xfff, 0);
     if (intel) { /* m16:64 exists on Intel only */
         far_64.selector = (uint16_t)pass_cs;
-        OK("1: lea rax, [rip + 2f]; mov [rsi], rax; rex.w jmp far ptr [rsi]; ud2; 2: lea rax, [rip + 3f]; mov [rsi], rax; rex.w call far ptr "
+        OK("1: lea rax, [rip + 2f]; mov [rsi], rax; rex.w jmp far ptr [rsi]; ud2; 2: lea rax, [rip "
+           "+ 3f]; mov [rsi], rax; rex.w call far ptr "
            "[rsi]; inc r8; loop 1b; jmp 4f; 3: inc rdx; retfq; 4:");
         UNLESS_QEMU(FAR_64)
         {
@@ -405,14 +434,16 @@ static void far_transfers(void)
     }
     if (pass_cs == KCODE) { /* outward */
         IN(.rcx = UCODE, .rdx = UDATA, .r8 = addr(user_stack_top) - 8);
-        OK("push rdx; push r8; push rcx; lea rax, 1f; push rax; retfq; ud2; 1: mov r9d, cs; mov r10d, ss; mov r11, rsp");
+        OK("push rdx; push r8; push rcx; lea rax, 1f; push rax; retfq; ud2; 1: mov r9d, cs; mov "
+           "r10d, ss; mov r11, rsp");
         EQ(out.r9, UCODE);
         EQ(out.r10, UDATA);
         EQ(out.r11, in.r8);
         EQ(out.cs, UCODE);
     }
     /* A call gate of 16 bytes, DPL 3; the stack is TSS.RSP0, SS null. */
-    gdt[FREE >> 3] = (addr(gate_note) & 0xffff) | (uint64_t)KCODE << 16 | 0xecull << 40 | (addr(gate_note) >> 16 & 0xffff) << 48;
+    gdt[FREE >> 3] = (addr(gate_note) & 0xffff) | (uint64_t)KCODE << 16 | 0xecull << 40 |
+                     (addr(gate_note) >> 16 & 0xffff) << 48;
     gdt[(FREE >> 3) + 1] = addr(gate_note) >> 32;
     static struct {
         uint32_t offset;
@@ -448,7 +479,8 @@ static void far_transfers(void)
     gdt[FREE >> 3] = 0;
 }
 
-/* Compatibility mode: 32-bit code with its own stack, segments with bases, INT 80h to a 64-bit handler. */
+/* Compatibility mode: 32-bit code with its own stack, segments with bases, INT 80h to a 64-bit
+ * handler. */
 static uint32_t calls_80;
 static uint64_t frame_cs, frame_rsp;
 
@@ -466,8 +498,8 @@ static bool on_int_80(struct frame *frame)
 
 #define JMP_FAR(selector, label)  ".byte 0xea; .long " label "; .word " selector "; "
 #define CALL_FAR(selector, label) ".byte 0x9a; .long " label "; .word " selector "; "
-#define CODE32(text) CODE(".code32\n" text "\n")
-#define IN32(...)                                                                                    \
+#define CODE32(text)              CODE(".code32\n" text "\n")
+#define IN32(...) \
     IN(.cs = UCODE32, .ss = UDATA, .ds = UDATA, .es = UDATA, .fs = UDATA, .gs = UDATA, __VA_ARGS__)
 
 static void compatibility(void)
@@ -477,8 +509,10 @@ static void compatibility(void)
         words[i] = i * 0x01010101;
     /* 40h-4Fh are INC and DEC, addresses and the stack have 32 bits, ModRM 05h is absolute. */
     IN32(.rax = 5, .rbx = 7, .rsi = addr(memory), .rdi = 3);
-    OKS(CODE32("inc eax; dec ebx; push eax; push 0x12345678; pop ecx; pop edx; mov ebp, [memory + 8]; add eax, [esi + edi * 4]; .byte 0x40; .byte "
-               "0x4b; pushad; popad; mov word ptr [esi + 128], 0x7777; lea edi, [esi + ebx * 8 + 5]; push ds; pop es; aam 10; inc ax"));
+    OKS(CODE32("inc eax; dec ebx; push eax; push 0x12345678; pop ecx; pop edx; mov ebp, [memory + "
+               "8]; add eax, [esi + edi * 4]; .byte 0x40; .byte "
+               "0x4b; pushad; popad; mov word ptr [esi + 128], 0x7777; lea edi, [esi + ebx * 8 + "
+               "5]; push ds; pop es; aam 10; inc ax"));
     EQ(out.rcx, 0x12345678);
     EQ(out.rdx, 6);
     EQ(out.rbp, words[2]);
@@ -492,8 +526,10 @@ static void compatibility(void)
     trap_hook = on_int_80;
     calls_80 = 0;
     IN32(.rcx = 400, .rsi = addr(memory), .rflags = 0);
-    OKS(CODE32("1: push ecx; call 2f; mov eax, ecx; mov ebx, 1; int 0x80; add edi, eax; lea edx, 3f; call edx; pop ecx; dec ecx; jnz 1b; jmp 4f; 2: inc ebp; "
-               "add [esi + 64], ecx; ret; 3: push edi; push esi; lea edi, [esi + 1024]; mov ecx, 16; rep movsd; pop esi; pop edi; ret; 4:"));
+    OKS(CODE32("1: push ecx; call 2f; mov eax, ecx; mov ebx, 1; int 0x80; add edi, eax; lea edx, "
+               "3f; call edx; pop ecx; dec ecx; jnz 1b; jmp 4f; 2: inc ebp; "
+               "add [esi + 64], ecx; ret; 3: push edi; push esi; lea edi, [esi + 1024]; mov ecx, "
+               "16; rep movsd; pop esi; pop edi; ret; 4:"));
     EQ(out.rbp, 400);
     EQ(calls_80, 400);
     EQ(frame_cs, UCODE32);
@@ -512,7 +548,8 @@ static void compatibility(void)
     gdt_set(FREE + 8, 0xfffff000, 0xfffff, 0xcf3);
     IN32(.rbx = 0x10, .rdi = (uint32_t)addr(memory) + 0x1000);
     in.fs = FREE | 3, in.es = (FREE + 8) | 3;
-    OKS(CODE32("mov eax, fs:[ebx]; mov ecx, es:[edi]; mov dword ptr fs:[0xfc], 0x5a5a5a5a; mov edx, es:[edi + 0xfc]; mov al, gs:[edi - 0x1000]"));
+    OKS(CODE32("mov eax, fs:[ebx]; mov ecx, es:[edi]; mov dword ptr fs:[0xfc], 0x5a5a5a5a; mov "
+               "edx, es:[edi + 0xfc]; mov al, gs:[edi - 0x1000]"));
     EQ(out.rcx, words[0]);
     EQ(out.rdx, 0x5a5a5a5a);
     EQ(out.rax, words[4] & 0xffffff00);
@@ -526,7 +563,8 @@ static void compatibility(void)
     gdt[FREE >> 3] = gdt[(FREE >> 3) + 1] = 0;
     /* Addresses wrap at 4 GiB, whatever the upper halves were. */
     IN32(.rsi = addr(memory) + 0x80000000, .rdi = 0x80000000);
-    OKS(CODE32("mov eax, [esi + edi]; mov ebx, [esi + edi * 2 - 0x80000000 + 4]; mov ecx, [esi - 0x80000000 + 8]"));
+    OKS(CODE32("mov eax, [esi + edi]; mov ebx, [esi + edi * 2 - 0x80000000 + 4]; mov ecx, [esi - "
+               "0x80000000 + 8]"));
     EQ(out.rax, words[0]);
     EQ(out.rbx, words[1]);
     EQ(out.rcx, words[2]);
@@ -542,12 +580,17 @@ static void compatibility(void)
 /* The rest needs AT and changes of mode within one snippet. */
 static void mode_changes(void)
 {
-    IN(.cs = UCODE, .ds = UDATA, .es = UDATA, .rsi = addr(memory), .r8 = 0x8888888888888888, .r15 = 0x1515151515151515, .rcx = 200);
+    IN(.cs = UCODE, .ds = UDATA, .es = UDATA, .rsi = addr(memory), .r8 = 0x8888888888888888,
+       .r15 = 0x1515151515151515, .rcx = 200);
     memory[0] = 0;
     /* 64 -> 32 by RETFQ, 32 -> 64 by far JMP, 64 -> 32 by far JMP, 32 -> 64 by RETF. */
-    OK("1: push 0x1b; lea rax, 2f; push rax; retfq; .code32; 2: inc dword ptr [esi]; inc eax; " JMP_FAR("0x2b", "3f") " .code64; 3: mov eax, cs; add edx, eax; "
-       "inc r9; lea rax, 4f; mov [rip + memory + 64], eax; mov dword ptr [rip + memory + 68], 0x1b; jmp far ptr [rip + memory + 64]; ud2; .code32; 4: "
-       "mov eax, cs; add ebx, eax; push 0x2b; push offset 5f; retf; .code64; 5: loop 1b");
+    OK("1: push 0x1b; lea rax, 2f; push rax; retfq; .code32; 2: inc dword ptr [esi]; inc "
+       "eax; " JMP_FAR(
+           "0x2b",
+           "3f") " .code64; 3: mov eax, cs; add edx, eax; "
+                 "inc r9; lea rax, 4f; mov [rip + memory + 64], eax; mov dword ptr [rip + memory + "
+                 "68], 0x1b; jmp far ptr [rip + memory + 64]; ud2; .code32; 4: "
+                 "mov eax, cs; add ebx, eax; push 0x2b; push offset 5f; retf; .code64; 5: loop 1b");
     EQ(memory[0], 200);
     EQ(out.r9, 200);
     EQ(out.rdx, 200 * UCODE);
@@ -556,14 +599,18 @@ static void mode_changes(void)
     EQ(out.cs, UCODE);
     /* A far CALL from compatibility mode into 64-bit code and back; the frame has 32-bit slots. */
     IN32(.rsp = addr(user_stack_top) - 256, .rcx = 100);
-    OKS(CODE32("1: " CALL_FAR("0x2b", "2f") " add ebx, eax; dec ecx; jnz 1b; jmp 3f; .code64; 2: mov r8, 0x123456789; lea rax, [r8 + 1]; shr rax, 4; .byte 0xcb; .code32; 3:"));
+    OKS(CODE32("1: " CALL_FAR(
+        "0x2b", "2f") " add ebx, eax; dec ecx; jnz 1b; jmp 3f; .code64; 2: mov r8, 0x123456789; "
+                      "lea rax, [r8 + 1]; shr rax, 4; .byte 0xcb; .code32; 3:"));
     EQ(out.rbx, (uint32_t)(0x12345678u * 100));
     EQ(out.rsp, in.rsp);
     /* 16-bit code under long mode. */
     gdt_set(FREE, (uint32_t)addr(snip_first), 0xffff, 0x0fb);
     IN(.cs = UCODE, .ds = UDATA, .es = UDATA, .rcx = 5, .rbx = 0x12345678);
-    const struct snip *snip = CODE("push 0x63; lea rax, 1f; sub rax, offset snip_first; push rax; retfq; .code16; 1: inc bx; add ebx, 0x10000; push bx; pop dx; dec "
-                                   "cx; jnz 1b; .byte 0x66; " JMP_FAR("0x2b", "2f") " .code64; 2: mov esi, ebx");
+    const struct snip *snip =
+        CODE("push 0x63; lea rax, 1f; sub rax, offset snip_first; push rax; retfq; .code16; 1: inc "
+             "bx; add ebx, 0x10000; push bx; pop dx; dec "
+             "cx; jnz 1b; .byte 0x66; " JMP_FAR("0x2b", "2f") " .code64; 2: mov esi, ebx");
     OKS(snip);
     EQ(out.rsi, 0x12345678 + 5 * 0x10001);
     EQ(out.rdx & 0xffff, 0x567d);
@@ -578,7 +625,8 @@ static void mode_changes(void)
     }
     syscalls_on(syscall_32, 0);
     IN(.cs = UCODE, .ds = UDATA, .es = UDATA, .rsi = 30);
-    OK("1: syscall; .code32; mov eax, cs; add edi, eax; dec esi; " JMP_FAR("0x2b", "2f") " .code64; 2: test esi, esi; jnz 1b");
+    OK("1: syscall; .code32; mov eax, cs; add edi, eax; dec esi; " JMP_FAR(
+        "0x2b", "2f") " .code64; 2: test esi, esi; jnz 1b");
     EQ(out.rdi, 30 * UCODE32);
     EQ(out.rbx, 30);
     EQ(out.rdx, 0x11223344);
@@ -589,7 +637,8 @@ static void mode_changes(void)
         wrmsr(MSR_SYSENTER_ESP, addr(trap_stack_top) - 64);
         wrmsr(MSR_SYSENTER_EIP, addr(sysenter_32));
         IN(.cs = UCODE, .ds = UDATA, .es = UDATA, .r13 = addr(user_stack_top) - 64, .rsi = 20);
-        OK("lea r12, 2f; push 0x1b; lea rax, 1f; push rax; retfq; .code32; 1: sysenter; ud2; 2: mov eax, cs; mov edx, ss; dec esi; jnz 1b");
+        OK("lea r12, 2f; push 0x1b; lea rax, 1f; push rax; retfq; .code32; 1: sysenter; ud2; 2: "
+           "mov eax, cs; mov edx, ss; dec esi; jnz 1b");
         EQ(out.rbx, 20);
         EQ(out.rax, UCODE32);
         EQ(out.rdx, UDATA);
@@ -598,7 +647,8 @@ static void mode_changes(void)
     /* CPL 0 code of 32 bits. */
     IN(.ds = KDATA, .es = KDATA, .rcx = 50);
     if (!pass_base)
-        OK("1: push 0x38; lea rax, 2f; push rax; retfq; .code32; 2: inc ebx; mov eax, cs; mov edx, cr0; " JMP_FAR("0x08", "3f") " .code64; 3: loop 1b");
+        OK("1: push 0x38; lea rax, 2f; push rax; retfq; .code32; 2: inc ebx; mov eax, cs; mov edx, "
+           "cr0; " JMP_FAR("0x08", "3f") " .code64; 3: loop 1b");
     else
         OK("1: inc rbx; loop 1b; mov eax, 0x38");
     EQ(out.rbx, 50);
@@ -635,20 +685,26 @@ static void descriptor_tables(void)
         uint16_t selector;
         uint32_t lar, lsl;
         bool visible; /* from CPL 3 */
-    } cases[] = {{KCODE, 0xaf9b00, 0xffffffff, false}, {UDATA, 0xcff300, 0xffffffff, true}, {UCODE, 0xaffb00, 0xffffffff, true},
-                 {FREE | 3, 0x40f300, 0x1234, true},   {TSS, 0x008b00, sizeof(tss) - 1, false}};
+    } cases[] = {{KCODE, 0xaf9b00, 0xffffffff, false},
+                 {UDATA, 0xcff300, 0xffffffff, true},
+                 {UCODE, 0xaffb00, 0xffffffff, true},
+                 {FREE | 3, 0x40f300, 0x1234, true},
+                 {TSS, 0x008b00, sizeof(tss) - 1, false}};
     for (uint32_t i = 0; i < COUNT(cases); i++) {
         bool seen = pass_cs == KCODE || cases[i].visible;
-        IN(.cs = pass_cs, .rax = cases[i].selector, .r8 = 0x1122334455667788, .r9 = 0x1122334455667788, .rdx = 0x77);
+        IN(.cs = pass_cs, .rax = cases[i].selector, .r8 = 0x1122334455667788,
+           .r9 = 0x1122334455667788, .rdx = 0x77);
         OK("lar r8, ax; setz bl; lsl r9, ax; setz bh; lar r15d, ax; lsl dx, ax");
         CHECK(out.rbx, seen ? 0x101 : 0, "zf", i);
-        CHECK(seen ? out.r8 & ~0xf0000ull : out.r8, seen ? cases[i].lar & 0xf0ff00 : in.r8, "lar", i);
+        CHECK(seen ? out.r8 & ~0xf0000ull : out.r8, seen ? cases[i].lar & 0xf0ff00 : in.r8, "lar",
+              i);
         CHECK(out.r9, seen ? cases[i].lsl : in.r9, "lsl", i);
         CHECK(out.r15 & ~0xf0000ull, seen ? cases[i].lar & 0xf0ff00 : 0, "lar", i);
         CHECK(out.rdx, seen ? cases[i].lsl & 0xffff : 0x77, "lsl", i);
     }
     IN(.cs = pass_cs, .rax = FREE | 3, .rbx = UCODE, .rcx = 0, .rdx = KDATA, .rsi = (FREE + 8) | 3);
-    OK("verr ax; setz r8b; verw ax; setz r9b; verr bx; setz r10b; verw bx; setz r11b; verr cx; setz r12b; verw dx; setz r13b; verr si; setz r14b");
+    OK("verr ax; setz r8b; verw ax; setz r9b; verr bx; setz r10b; verw bx; setz r11b; verr cx; "
+       "setz r12b; verw dx; setz r13b; verr si; setz r14b");
     EQ(out.r8, 1);
     EQ(out.r9, 1);
     EQ(out.r10, 1);
@@ -670,7 +726,8 @@ static void descriptor_tables(void)
         EQ(table.base, addr(idt) + DIRECT);
         __asm__ volatile("lidt %0" : : "m"((struct dtable){sizeof(idt) - 1, addr(idt)}));
         table.limit = sizeof(gdt) - 1, table.base = addr(gdt) + HIGH;
-        OK("lgdt [rsi]; mov eax, 0x10; mov ss, eax; mov ds, eax; mov byte ptr [rsi + 8], 0; sgdt [rsi]");
+        OK("lgdt [rsi]; mov eax, 0x10; mov ss, eax; mov ds, eax; mov byte ptr [rsi + 8], 0; sgdt "
+           "[rsi]");
         EQ(table.base, addr(gdt) + HIGH);
         gdt_load(&(struct dtable){sizeof(gdt) - 1, addr(gdt)});
     }
@@ -687,7 +744,8 @@ static void local_table(void)
     gdt_set_system(LDT, addr(ldt) + (pass_base ? pass_base : HIGH), sizeof(ldt) - 1, 0x082);
     __asm__ volatile("lldt %w0" : : "r"(LDT));
     IN(.cs = pass_cs, .rax = 7, .rbx = pass_cs == UCODE ? 0xf : 0x14, .rcx = 50, .r8 = 0x47);
-    OK("sldt r9; mov fs, eax; mov edx, fs; lsl r10, ax; 1: push rbx; lea r11, [rip + 2f]; push r11; retfq; ud2; 2: loop 1b; mov r12d, cs");
+    OK("sldt r9; mov fs, eax; mov edx, fs; lsl r10, ax; 1: push rbx; lea r11, [rip + 2f]; push "
+       "r11; retfq; ud2; 2: loop 1b; mov r12d, cs");
     EQ(out.r9, LDT);
     EQ(out.rdx, 7);
     EQ(out.r10, 0xffffffff);
@@ -746,7 +804,8 @@ static void model_specific(void)
     EQ(out.r8, 0x12345678);
     EQ(out.r10, 0xffff8765);
     EQ(rdmsr(MSR_KERNEL_GS_BASE), 0xffff876512345678 + 100);
-    static const uint32_t canonical[] = {MSR_FS_BASE, MSR_GS_BASE, MSR_KERNEL_GS_BASE, MSR_LSTAR, MSR_SYSENTER_EIP, MSR_SYSENTER_ESP};
+    static const uint32_t canonical[] = {MSR_FS_BASE, MSR_GS_BASE,      MSR_KERNEL_GS_BASE,
+                                         MSR_LSTAR,   MSR_SYSENTER_EIP, MSR_SYSENTER_ESP};
     for (uint32_t i = 0; i < COUNT(canonical); i++) {
         uint64_t was = rdmsr(canonical[i]);
         IN(.rcx = canonical[i], .rax = 0, .rdx = 0x8000);
@@ -762,13 +821,14 @@ static void model_specific(void)
         FAULT("wrmsr", GP, 0);
     }
     IN(.rcx = MSR_FS_BASE, .rdx = 0x7fff, .rax = 0x12345000, .rbx = 0x40);
-    OK("wrmsr; mov r9, 60; 1: mov eax, r9d; shl eax, 12; wrmsr; rdmsr; add r8, rax; dec r9; jnz 1b");
+    OK("wrmsr; mov r9, 60; 1: mov eax, r9d; shl eax, 12; wrmsr; rdmsr; add r8, rax; dec r9; jnz "
+       "1b");
     EQ(out.fs_base, 0x7fff00001000);
     EQ(out.r8, 60ull * 61 / 2 * 4096);
 }
 
-/* Long mode left for 32-bit mode without paging (0), with PAE (1), with 4 MiB pages (2), for real mode (3),
- * and entered again. work_32 computes n + n(n + 1)/2 with calls. */
+/* Long mode left for 32-bit mode without paging (0), with PAE (1), with 4 MiB pages (2), for real
+ * mode (3), and entered again. work_32 computes n + n(n + 1)/2 with calls. */
 void long_mode_leave(uint64_t kind, uint64_t n);
 extern uint32_t left_sum, left_efer, left_cr0;
 extern uint8_t real_first[], real_last[];
@@ -924,7 +984,8 @@ static void long_mode_left(void)
             CHECK(read_cr0(), cr0, "CR0", kind);
             CHECK(*(volatile uint16_t *)REAL_COUNT, kind == 3 ? n : 0, "work in real mode", kind);
             IN(.cs = pass_cs, .r15 = 0x123456789abcdef0, .rcx = 100);
-            OK("1: add r15, 1; call 2f; loop 1b; jmp 3f; 2: inc r14; ret; 3: mov r13d, 0; .byte 0x41, 0x90");
+            OK("1: add r15, 1; call 2f; loop 1b; jmp 3f; 2: inc r14; ret; 3: mov r13d, 0; .byte "
+               "0x41, 0x90");
             CHECK(out.r15, in.r15 + 100, "64-bit code again", kind);
             CHECK(out.r14, 100, "64-bit code again", kind);
             FAULTS(CODE("ud2"), UD, 0, kind);

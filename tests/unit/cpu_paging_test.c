@@ -85,6 +85,76 @@ Test(cpu_paging, every_mode_translates_and_sets_accessed_and_dirty)
     }
 }
 
+/* ---- Pages that accesses remember ---- */
+
+ParameterizedTestParameters(cpu_paging, a_changed_entry_is_noticed)
+{
+    static enum mode modes[] = {MODE_32, MODE_PAE, MODE_4LEVEL};
+    return cr_make_param_array(enum mode, modes, 3);
+}
+ParameterizedTest(enum mode *mode, cpu_paging, a_changed_entry_is_noticed)
+{
+    uint32_t value = 0;
+    map(*mode, P | W | U, P | W | U);
+    put32(&m, FRAME + 0x234, 0x1111);
+    put32(&m, FRAME + 0x2234, 0x2222);
+    for (unsigned n = 0; n < 2; n++) {
+        ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+        ASSERT_HEX(value, 0x1111);
+    }
+    map(*mode, P | W | U, (P | W | U) + 0x2000); /* another frame; nothing is flushed */
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+    ASSERT_HEX(value, 0x2222);
+    map(*mode, P | W, (P | W | U) + 0x2000);
+    m.v->cpu->cpl = 3;
+    ASSERT_FAULT(mon_lin_read(m.v, GLA, &value, 4, MON_READ), MON_PF, 5);
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ | MON_SYSTEM));
+    map(*mode, P | W, 0);
+    ASSERT_FAULT(mon_lin_read(m.v, GLA, &value, 4, MON_READ | MON_SYSTEM), MON_PF, 0);
+}
+
+Test(cpu_paging, a_remembered_page_is_still_checked)
+{
+    uint32_t value = 7;
+    map(MODE_32, P | W | U, P | U);
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+    ASSERT_OK(mon_lin_write(m.v, GLA, &value, 4, MON_WRITE)); /* CR0.WP is 0 */
+    ASSERT_HEX(leaf_now(MODE_32) & (A | D), A | D);
+    ASSERT_OK(mon_lin_write(m.v, GLA, &value, 4, MON_WRITE));
+    m.v->cr0 |= MON_CR0_WP;
+    ASSERT_FAULT(mon_lin_write(m.v, GLA, &value, 4, MON_WRITE), MON_PF, 3);
+    m.v->cpu->cpl = 3;
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+    ASSERT_FAULT(mon_lin_write(m.v, GLA, &value, 4, MON_WRITE), MON_PF, 7);
+    m.v->cpu->cpl = 0;
+    m.v->cr4 |= MON_CR4_SMAP;
+    ASSERT_FAULT(mon_lin_read(m.v, GLA, &value, 4, MON_READ), MON_PF, 1);
+    m.v->cpu->rflags |= RT_AC;
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+    m.v->cpu->rflags &= ~(uint64_t)RT_AC;
+    ASSERT_FAULT(mon_lin_read(m.v, GLA, &value, 4, MON_READ), MON_PF, 1);
+}
+
+/* The first write to a page that has been read sets the dirty bit. */
+Test(cpu_paging, a_write_to_a_remembered_page_marks_it)
+{
+    uint32_t value = 0;
+    map(MODE_PAE, P | W | U, P | W | U);
+    ASSERT_OK(mon_lin_read(m.v, GLA, &value, 4, MON_READ));
+    ASSERT_HEX(leaf_now(MODE_PAE) & (A | D), A);
+    ASSERT_OK(mon_lin_write(m.v, GLA, &value, 4, MON_WRITE));
+    ASSERT_HEX(leaf_now(MODE_PAE) & (A | D), A | D);
+}
+
+Test(cpu_paging, rom_is_remembered_for_reading_only)
+{
+    uint32_t value = 0x55;
+    for (unsigned n = 0; n < 2; n++)
+        ASSERT_OK(mon_lin_read(m.v, ROM_BASE, &value, 4, MON_READ));
+    cr_assert_eq(mon_lin_write(m.v, ROM_BASE, &value, 4, MON_WRITE), MON_EXIT);
+    cr_assert_eq(m.v->run.exit_reason, NOVT_EXIT_MMIO);
+}
+
 /* ---- Rights (SDM 3-4.6) ---- */
 
 enum { WP = 1, SMEP = 2, SMAP = 4, AC = 8 };

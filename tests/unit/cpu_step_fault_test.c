@@ -39,6 +39,24 @@ Test(cpu_step_fault, a_pending_x87_exception_comes_before_the_page_fault)
     ASSERT_FAULT(RUN("\x0f\x6f\x03"), MON_MF, 0); /* movq (%ebx), %mm0 */
 }
 
+/* An unmasked exception of a store: nothing is stored, and the next instruction faults. */
+Test(cpu_step_fault, an_x87_store_with_an_unmasked_exception_stores_nothing)
+{
+    v->cpu->gpr[RT_BX] = DATA;
+    put16(&m, DATA, 0x37e); /* invalid operation unmasked */
+    put32(&m, DATA + 4, 0x12345678);
+    ASSERT_OK(RUN("\xdb\xe3"));
+    ASSERT_OK(RUN("\xd9\x2b"));     /* fldcw (%ebx) */
+    ASSERT_OK(RUN("\xd9\x53\x04")); /* fsts 4(%ebx) of an empty register */
+    ASSERT_HEX(get32(&m, DATA + 4), 0x12345678);
+    ASSERT_OK(RUN("\xdd\x7b\x08")); /* fnstsw 8(%ebx) stores all the same */
+    cr_assert(get16(&m, DATA + 8) & 0x80);
+    ASSERT_FAULT(RUN("\xd9\x5b\x04"), MON_MF, 0);
+    ASSERT_OK(RUN("\xdb\xe3")); /* masked: the indefinite value */
+    ASSERT_OK(RUN("\xd9\x53\x04"));
+    ASSERT_HEX(get32(&m, DATA + 4), 0xffc00000);
+}
+
 /* Looking for other faults changes nothing when there is none. */
 Test(cpu_step_fault, a_page_fault_leaves_the_x87_stack)
 {

@@ -9,7 +9,7 @@
 #include <criterion/criterion.h>
 #include <stdio.h>
 
-TestSuite(translator_control, .timeout = 120);
+TestSuite(translator_control, .timeout = 600);
 
 #define NEAR (1 << 20) /* what copy.c lets a displacement be without address-size 32 */
 

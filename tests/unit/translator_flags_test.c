@@ -15,7 +15,7 @@
 #include <criterion/criterion.h>
 #include <sys/mman.h>
 
-TestSuite(translator_flags, .timeout = 120);
+TestSuite(translator_flags, .timeout = 600);
 
 struct state {
     uint64_t gpr[8], flags;
