@@ -180,7 +180,7 @@ fetch: tools | deps
 
 # --- Tests -----------------------------------------------------------------------------------
 
-SUITES_QUICK := lint unit golden guest
+SUITES_QUICK := lint unit golden precise guest
 SUITES_ALL := $(SUITES_QUICK) diff stress boot
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
@@ -217,7 +217,7 @@ bench: all tools fetch $(B)/bench/bench | deps
 	@bench/run --build $(B) $(BENCH_ARGS)
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
-	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/diff \
+	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/precise tests/diff \
 	tests/stress tests/guest bench/programs,$(d)/*.c $(d)/*.h))
 format:
 	clang-format -i $(FORMATTED)
