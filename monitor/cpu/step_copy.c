@@ -202,6 +202,8 @@ static enum mon_rc partial_in(struct mon_vcpu *v, const struct tr_insn *i, uint6
                               uint64_t bytes, uint8_t *data)
 {
     uint64_t gla;
+    if (i->mem_write && !step_suppresses_faults(i)) /* VEXTRACT */
+        return step_check_write(v, i->seg, ea, i->mem_size);
     if (i->mem_write)
         return step_partial_check(v, i->seg, ea, bytes, i->adsize);
     enum mon_rc rc = mon_seg_linear(v, i->seg, ea, i->mem_size, MON_READ, &gla);
@@ -213,8 +215,21 @@ static enum mon_rc partial_in(struct mon_vcpu *v, const struct tr_insn *i, uint6
     return step_partial_read(v, i->seg, ea, bytes, i->adsize, data);
 }
 
+/* An unmasked invalid operation, overflow or underflow keeps an x87 store from storing (SDM 1-8.5);
+ * FNSTCW and FNSTSW always do. Asked after it has run. */
+static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
+{
+    const uint8_t *area = v->cpu->xsave;
+    uint16_t control[2]; /* FCW, FSW */
+    bool plain = (i->opcode == 0xd9 || i->opcode == 0xdd) && (i->reg & 7) == 7;
+    if (!is_x87(i) || !i->mem_write || plain || !(area[512] & 1u << STEP_X87))
+        return true; /* the last: XSTATE_BV says that x87 is in its initial state */
+    memcpy(control, area, sizeof(control));
+    return !(control[1] & ~control[0] & 0x19);
+}
+
 /* #UD, a pending #MF and #GP for alignment come before the operand's own fault, #XM before a
- * store's: run on nothing and see. */
+ * store's: run on nothing and see. MON_OK: it is an x87 store that stores nothing, and has run. */
 static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsigned offset)
 {
     struct mon_exception found = v->exc;
@@ -230,6 +245,8 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
     if (rc == MON_FAULT && (v->exc.vector == MON_UD || v->exc.vector == MON_GP ||
                             v->exc.vector == MON_MF || (v->exc.vector == MON_XM && !i->mem_read)))
         return rc;
+    if (rc == MON_OK && found.vector == MON_PF && !x87_has_stored(v, i))
+        return MON_OK;
     undo_restore(&undo, v);
     v->exc = found;
     return MON_FAULT;
@@ -252,18 +269,6 @@ static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint
     return rc == MON_OK ? step_done(v, next) : rc;
 }
 
-/* An unmasked invalid operation, overflow or underflow keeps an x87 store from storing (SDM 1-8.5);
- * FNSTCW and FNSTSW always do. */
-static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
-{
-    uint16_t control[2]; /* FCW, FSW */
-    bool plain = (i->opcode == 0xd9 || i->opcode == 0xdd) && (i->reg & 7) == 7;
-    if (!is_x87(i) || plain)
-        return true;
-    memcpy(control, v->cpu->xsave, sizeof(control));
-    return !(control[1] & ~control[0] & 0x19);
-}
-
 static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     unsigned len = i->mem_size, access = i->mem_write ? MON_WRITE : MON_READ;
@@ -282,8 +287,10 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     uint8_t *buffer = v->native->buffer + offset;
     rc = i->mem_read ? mon_lin_read(v, gla, buffer, len, access)
                      : mon_lin_check(v, gla, len, access);
-    if (rc == MON_FAULT)
-        return other_fault(v, i, offset);
+    if (rc == MON_FAULT) {
+        rc = other_fault(v, i, offset);
+        return rc == MON_OK ? step_done(v, next) : rc;
+    }
     if (rc != MON_OK)
         return rc;
     if (!i->mem_write) {

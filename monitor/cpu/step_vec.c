@@ -117,6 +117,13 @@ static unsigned converting_element(const struct tr_insn *i, const struct step_ve
     }
 }
 
+static bool converts_packed(const struct tr_insn *i, const struct step_vex *f)
+{
+    if (f->map == 5 && ((i->opcode == 0x5a && f->pp >= PP_F3) || (i->opcode == 0x1d && !f->pp)))
+        return false; /* FP16, scalar */
+    return converting_move(i, f) || converting_element(i, f);
+}
+
 static unsigned element_bytes(const struct tr_insn *i, const struct step_vex *f)
 {
     unsigned by_w = f->w ? 8 : 4, wide = converting_move(i, f);
@@ -186,8 +193,7 @@ static uint64_t evex_bytes(struct mon_vcpu *v, const struct tr_insn *i)
         return step_mask((unsigned)__builtin_popcountll(mask) * element) & all;
     if (repeats_operand(i, &f))
         return mask ? all : 0;
-    bool pair = converting_move(i, &f) || (f.map == 1 && converting_element(i, &f));
-    if (operand <= 8 && operand == element && !pair) /* scalar */
+    if (operand <= 8 && operand == element && !converts_packed(i, &f)) /* scalar */
         return mask & 1 ? all : 0;
     if (f.map == 3 && (i->opcode & 0xdd) == 0x19) /* VEXTRACT: fewer lanes than the register */
         return spread(mask, operand / element, element);
@@ -233,8 +239,8 @@ bool step_suppresses_faults(const struct tr_insn *i)
     static const uint8_t map1[] = {0x12, 0x14, 0x15, 0x16, 0x60, 0x61, 0x62, 0x63, 0x67,
                                    0x68, 0x69, 0x6a, 0x6b, 0x6c, 0x6d, 0x70, 0xc6, 0xd1,
                                    0xd2, 0xd3, 0xe1, 0xe2, 0xf1, 0xf2, 0xf3, 0xf5};
-    static const uint8_t map2[] = {0x00, 0x04, 0x0c, 0x0d, 0x16, 0x2b, 0x36, 0x75, 0x76,
-                                   0x77, 0x7d, 0x7e, 0x7f, 0x83, 0x8d, 0xc4};
+    static const uint8_t map2[] = {0x00, 0x04, 0x0c, 0x0d, 0x16, 0x2b, 0x36, 0x75,
+                                   0x76, 0x77, 0x7d, 0x7e, 0x7f, 0x83, 0x8d, 0xc4};
     static const uint8_t map3[] = {0x00, 0x01, 0x03, 0x04, 0x05, 0x0f, 0x18, 0x19, 0x1a, 0x1b,
                                    0x23, 0x38, 0x39, 0x3a, 0x3b, 0x42, 0x43, 0xce, 0xcf};
     if (i->encoding != TR_ENC_EVEX)
@@ -243,7 +249,7 @@ bool step_suppresses_faults(const struct tr_insn *i)
     case 1:
         return !IN(map1, i->opcode);
     case 2: /* 72h with F2h is VCVTNE2PS2BF16 */
-        return !IN(map2, i->opcode) && !(i->opcode == 0x72 && i->prefix_rep == 0xf2);
+        return !IN(map2, i->opcode) && !(i->opcode == 0x72 && step_vex_fields(i).pp == PP_F2);
     case 3:
         return !IN(map3, i->opcode);
     default:
