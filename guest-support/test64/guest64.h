@@ -82,6 +82,7 @@ enum {
     FREE = 0x60 /* first of the entries that tests may set, up to GDT_ENTRIES */
 };
 #define GDT_ENTRIES 128
+#define STAR_VALUE  ((uint64_t)UCODE32 << 48 | (uint64_t)KCODE << 32)
 
 enum {
     CF = 1 << 0,

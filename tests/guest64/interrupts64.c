@@ -177,7 +177,7 @@ static void shadows(void)
         CODE("lea rcx, 1f; mov r11d, 0x202; mov rsp, r8; sysretq; ud2; 1:" AT "inc rax; inc rbx"),
     };
     wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
-    wrmsr(MSR_STAR, (uint64_t)UCODE32 << 48 | (uint64_t)KCODE << 32);
+    wrmsr(MSR_STAR, STAR_VALUE);
     for (size_t i = 0; i < COUNT(code); i++) {
         wait_pending();
         first_rip = 0;
@@ -425,7 +425,7 @@ static void single_step(void)
      * instruction at the latest. */
     if (pass_cs == UCODE) {
         wrmsr(MSR_EFER, rdmsr(MSR_EFER) | EFER_SCE);
-        wrmsr(MSR_STAR, (uint64_t)UCODE32 << 48 | (uint64_t)KCODE << 32);
+        wrmsr(MSR_STAR, STAR_VALUE);
         wrmsr(MSR_LSTAR, addr(syscall_sti));
         wrmsr(MSR_FMASK, TF | IF);
         IN(.cs = UCODE);

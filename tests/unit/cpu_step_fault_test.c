@@ -187,3 +187,43 @@ ParameterizedTest(struct masked_row *row, cpu_step_fault,
         cr_assert_eq(rc, lane < row->inside ? MON_OK : MON_FAULT, "lane %u", lane);
     }
 }
+
+/* Classes whose masks do not suppress faults (SDM 2-2.8, "NF"): an empty mask, and an absent page.
+ */
+struct unsuppressed_row {
+    char bytes[7];
+    uint8_t len;
+    bool faults;
+};
+static struct unsuppressed_row unsuppressed[] = {
+    {"\x62\xf2\xfd\x49\xc4\x03", 6, true},     /* vpconflictq */
+    {"\x62\xf2\xf5\x49\x83\x03", 6, true},     /* vpmultishiftqb */
+    {"\x62\xf1\xff\x49\x12\x03", 6, true},     /* vmovddup */
+    {"\x62\xf3\x7d\x49\x39\x03\x01", 7, true}, /* vextracti32x4 to memory */
+    {"\x62\xf1\x7c\x49\x58\x03", 6, false},    /* vaddps */
+    {"\x62\xf1\x7c\x49\x11\x03", 6, false},    /* vmovups to memory */
+    {"\x62\xf2\xfd\x49\x8a\x03", 6, false},    /* vcompresspd */
+    {"\x62\xf2\xf5\x49\x70\x03", 6, false},    /* vpshldvw */
+};
+ParameterizedTestParameters(cpu_step_fault, some_masks_suppress_no_faults)
+{
+    return ROWS(struct unsuppressed_row, unsuppressed);
+}
+ParameterizedTest(struct unsuppressed_row *row, cpu_step_fault, some_masks_suppress_no_faults)
+{
+    if (!(v->xcr0 >> 5 & 1))
+        return;
+    data_absent();
+    v->cpu->gpr[RT_BX] = DATA + 64;
+    rt_fpu_park(v->cpu);
+    uint8_t *area = v->cpu->xsave;
+    area[512] |= 0x20;
+    memset(area + 1088, 0, 64);
+    code_at(CODE, row->bytes, row->len);
+    enum mon_rc rc = mon_step(v);
+    if (rc == MON_FAULT && v->exc.vector == MON_UD)
+        return; /* this CPU does not have it */
+    cr_assert_eq(rc, row->faults ? MON_FAULT : MON_OK);
+    if (row->faults)
+        cr_assert_eq(v->exc.vector, MON_PF);
+}
