@@ -40,6 +40,7 @@ CFLAGS_ALL = -std=gnu11 $(CFLAGS) $(WARN) -fPIC -fno-omit-frame-pointer $(SAN)
 # The guest's vector and x87 state stays in the CPU's registers while the engine's C code runs.
 ENGINE_CFLAGS := -mgeneral-regs-only -fvisibility=hidden -fno-tree-loop-distribute-patterns
 ENGINE_LIBS := -lZydis -lmimalloc -lunwind -lpthread
+COMMAND_LIBS := -lseccomp
 LDFLAGS_ALL = $(LDFLAGS) $(SAN) -Wl,--as-needed -Wl,-z,noexecstack
 
 # --- Sources ---------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ $(B)/novt.pc: novt.pc.in include/novt.h
 # --- Programs --------------------------------------------------------------------------------
 
 $(B)/novt: $(COMMAND_ALL_OBJS) $(LIBNOVT_A)
-	$(CC) -o $@ $(COMMAND_ALL_OBJS) $(LIBNOVT_A) $(LDFLAGS_ALL) $(ENGINE_LIBS)
+	$(CC) -o $@ $(COMMAND_ALL_OBJS) $(LIBNOVT_A) $(LDFLAGS_ALL) $(ENGINE_LIBS) $(COMMAND_LIBS)
 
 $(B)/examples/%: $(B)/obj/examples/%.o $(LIBNOVT_A)
 	@mkdir -p $(@D)
@@ -158,7 +159,7 @@ $(B)/examples/%: $(B)/obj/examples/%.o $(LIBNOVT_A)
 $(B)/tests/unit: $(UNIT_OBJS) $(COMMAND_OBJS) $(LIBNOVT_INTERNAL)
 	@mkdir -p $(@D)
 	$(CC) -o $@ $(UNIT_OBJS) $(COMMAND_OBJS) $(LIBNOVT_INTERNAL) $(LDFLAGS_ALL) -lcriterion \
-		$(ENGINE_LIBS) -lm
+		$(ENGINE_LIBS) $(COMMAND_LIBS) -lm
 
 # Tools of the build itself, for the host.
 $(B)/tools/%: guest-support/%.c | deps

@@ -77,7 +77,7 @@ struct cc_jitinfo {
     struct jit_code_entry entry;
     struct symfile file;
     bool perf_map;
-    char path[32];
+    int perf_fd; /* -1 for none */
     size_t used;
     char buffer[BUFFER_SIZE];
 };
@@ -295,10 +295,23 @@ static void jit_unregister(struct jit_code_entry *entry)
 
 /* ---- perf ---- */
 
+/* Without the file there is no map: the guest does not care. */
+static void perf_open(struct cc_jitinfo *info, bool wanted)
+{
+    char path[32];
+
+    info->perf_fd = -1;
+    if (!wanted)
+        return;
+    snprintf(path, sizeof(path), "/tmp/perf-%d.map", rt_os_pid());
+    info->perf_fd = rt_os_append_open(path);
+    info->perf_map = info->perf_fd >= 0;
+}
+
 static void perf_flush(struct cc_jitinfo *info)
 {
-    if (info->used && rt_os_append_file(info->path, info->buffer, info->used) < 0)
-        info->perf_map = false; /* no such directory, or full: the guest does not care */
+    if (info->used && rt_os_append(info->perf_fd, info->buffer, info->used) < 0)
+        info->perf_map = false; /* the disk is full: the guest does not care */
     info->used = 0;
 }
 
@@ -365,13 +378,12 @@ struct cc_jitinfo *cc_jitinfo_create(struct cc *cc, const struct cc_symbol *symb
     }
     info->cc = cc;
     info->cell = (const void **)(void *)(cc_rw(cc, at) + offsetof(struct frame, cell));
-    info->perf_map = perf_map;
-    snprintf(info->path, sizeof(info->path), "/tmp/perf-%d.map", rt_os_pid());
+    perf_open(info, perf_map);
     symfile_build(&info->file, cc, &frame, symbols, n);
     info->entry.symfile_addr = (const char *)&info->file;
     info->entry.symfile_size = sizeof(info->file);
     jit_register(&info->entry);
-    for (unsigned i = 0; perf_map && i < n; i++) {
+    for (unsigned i = 0; info->perf_map && i < n; i++) {
         const uint8_t *end = i + 1 < n ? symbols[i + 1].hpc : at;
         perf_line(info, symbols[i].hpc, (size_t)(end - symbols[i].hpc), symbols[i].name);
     }
@@ -386,5 +398,6 @@ void cc_jitinfo_destroy(struct cc_jitinfo *info)
     rt_unwind_forget(info->unwind);
     if (info->perf_map)
         perf_flush(info);
+    rt_os_close(info->perf_fd);
     rt_os_unmap(info, sizeof(*info));
 }

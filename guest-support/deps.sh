@@ -6,7 +6,7 @@
 # command, and make stops. On other distributions the compiler's own messages have to do.
 set -eu
 
-BUILD='gcc make libc6-dev binutils libzydis-dev libunwind-dev libmimalloc-dev acpica-tools'
+BUILD='gcc make libc6-dev binutils libzydis-dev libunwind-dev libmimalloc-dev libseccomp-dev acpica-tools'
 RUN='apt dpkg tar xz-utils lz4 ca-certificates'
 TEST='libcriterion-dev gcc-multilib qemu-system-x86 python3 util-linux clang-format'
 

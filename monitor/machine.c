@@ -6,6 +6,7 @@
  *
  * A guest that halts with interrupts off has ended: there is nothing that could wake it. */
 #include "monitor/machine.h"
+#include "monitor/sandbox.h"
 
 #include <errno.h>
 #include <stdarg.h>
@@ -372,6 +373,7 @@ void mon_machine_print_stats(struct mon_machine *m, FILE *to)
     print_row(to, "machine_interrupts", c->interrupts, "count");
     print_row(to, "machine_timer_ticks", m->pc.pit.edges, "count");
     print_row(to, "machine_resets", c->resets, "count");
+    print_row(to, "machine_sandbox", !m->config->no_sandbox, m->config->no_sandbox ? "off" : "on");
     fflush(to);
     free(stats);
 }
@@ -478,6 +480,19 @@ static void finish(struct mon_machine *m)
         mon_machine_print_stats(m, m->config->stats);
 }
 
+/* When every file is open and every thread exists. */
+static void enter_sandbox(struct mon_machine *m)
+{
+    struct mon_error err;
+    if (m->config->no_sandbox)
+        return;
+    int status = mon_sandbox_enter(&err);
+    pthread_mutex_lock(&m->lock);
+    if (status)
+        mon_machine_stop(m, status, "%s", err.text);
+    pthread_mutex_unlock(&m->lock);
+}
+
 int mon_machine_run(const struct mon_machine_config *config, struct mon_error *err)
 {
     struct mon_machine *m = calloc(1, sizeof(*m));
@@ -495,6 +510,7 @@ int mon_machine_run(const struct mon_machine_config *config, struct mon_error *e
         status = mon_events_start(m, err);
     if (!status) {
         prctl(PR_SET_TIMERSLACK, TIMER_SLACK_NS);
+        enter_sandbox(m);
         run_vcpu(m);
         mon_events_stop(m);
         finish(m);

@@ -27,6 +27,7 @@ struct mon_machine_config {
     int debug_exit_port; /* -1 for none */
     bool no_reboot;
     bool log_io;
+    bool no_sandbox;
     FILE *stats; /* where statistics go at the end, NULL for nowhere */
     struct novt_config engine;
 };

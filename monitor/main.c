@@ -29,6 +29,7 @@ enum {
     KEY_NO_CHAIN,
     KEY_PERF_MAP,
     KEY_MAP_BUDGET,
+    KEY_SANDBOX,
 };
 
 #define DEFAULT_MEMORY (512ull << 20)
@@ -45,6 +46,8 @@ static const struct argp_option options[] = {
     {"debug-exit", KEY_DEBUG_EXIT, "PORT", OPTION_ARG_OPTIONAL,
      "Writing V to the port (0xf4 unless given) ends the run with status (V << 1) | 1", 1},
     {"no-reboot", KEY_NO_REBOOT, NULL, 0, "End the run where the guest would reset", 1},
+    {"sandbox", KEY_SANDBOX, "on|off", 0,
+     "Give up all system calls that a running guest does not need; on unless given", 1},
     {.doc = "Looking inside:", .group = 2},
     {"stats", KEY_STATS, "FILE", OPTION_ARG_OPTIONAL,
      "Print counters to FILE, or standard error, at the end and on SIGUSR1", 2},
@@ -143,6 +146,13 @@ static uint64_t number_argument(struct argp_state *state, const char *option, co
     return value;
 }
 
+static bool switch_argument(struct argp_state *state, const char *option, const char *text)
+{
+    if (strcmp(text, "on") != 0 && strcmp(text, "off") != 0)
+        argp_failure(state, MON_E_USAGE, 0, "--%s: '%s' is neither on nor off", option, text);
+    return !strcmp(text, "on");
+}
+
 /* One name of the --log list; false when there is no such category. */
 static bool add_log_category(struct mon_machine_config *config, const char *name, size_t length)
 {
@@ -236,6 +246,9 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_NO_REBOOT:
         config->no_reboot = true;
+        return 0;
+    case KEY_SANDBOX:
+        config->no_sandbox = !switch_argument(state, "sandbox", arg);
         return 0;
     case KEY_STATS:
         config->stats = stats_argument(state, arg);

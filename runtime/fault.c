@@ -218,6 +218,7 @@ void rt_fault_mask(void *saved)
         sigdelset(&set, fault_signals[i]);
     sigdelset(&set, kick_number);
     sigdelset(&set, SIGPROF);
+    sigdelset(&set, SIGSYS); /* the embedder's sandbox */
     pthread_sigmask(SIG_SETMASK, &set, saved);
 }
 

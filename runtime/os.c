@@ -114,14 +114,15 @@ bool rt_os_has_fsgsbase(void)
     return getauxval(AT_HWCAP2) & 2;
 }
 
-int rt_os_append_file(const char *path, const char *buf, size_t len)
+int rt_os_append_open(const char *path)
 {
     int fd = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC | O_NOFOLLOW, 0600);
-    if (fd < 0)
-        return -errno;
-    int rc = write(fd, buf, len) == (ssize_t)len ? 0 : -EIO;
-    close(fd);
-    return rc;
+    return fd < 0 ? -errno : fd;
+}
+
+int rt_os_append(int fd, const char *buf, size_t len)
+{
+    return write(fd, buf, len) == (ssize_t)len ? 0 : -EIO;
 }
 
 int rt_os_pid(void)

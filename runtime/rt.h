@@ -40,8 +40,9 @@ uint64_t rt_os_now_ns(void);
 long rt_os_max_map_count(void);
 /* Whether user mode may execute WRGSBASE (AT_HWCAP2 bit 1). */
 bool rt_os_has_fsgsbase(void);
-/* Writes all of buf to a new or truncated file; for perf maps. */
-int rt_os_append_file(const char *path, const char *buf, size_t len);
+/* A file to append to, for perf maps: opened once, because the embedder may give up open(). */
+int rt_os_append_open(const char *path);
+int rt_os_append(int fd, const char *buf, size_t len);
 int rt_os_pid(void);
 
 /* The distance from the thread pointer (%fs:0) to rt_cpu: the same in every thread. */

@@ -113,7 +113,7 @@ Test(runtime_os, failures_are_negative_errno_or_null)
     cr_expect_null(rt_os_map_shared(-1, 0, 4096, RT_PROT_RW));
     cr_expect_eq(rt_os_map_at((void *)0x1f0000000000, 4096, RT_PROT_RW, -1, 0, false), -EBADF);
     cr_expect_eq(rt_os_protect((void *)0x1f0000000000, 4096, RT_PROT_R), -ENOMEM);
-    cr_expect_eq(rt_os_append_file("/nonexistent/file", "x", 1), -ENOENT);
+    cr_expect_eq(rt_os_append_open("/nonexistent/file"), -ENOENT);
     rt_os_unmap(NULL, 4096);
     rt_os_close(-1);
 }
@@ -136,13 +136,17 @@ Test(runtime_os, files_are_appended_to_and_links_not_followed)
     int fd = mkstemp(path);
 
     cr_assert_geq(fd, 0);
-    cr_expect_eq(rt_os_append_file(path, "ab", 2), 0);
-    cr_expect_eq(rt_os_append_file(path, "cd", 2), 0);
+    for (unsigned i = 0; i < 2; i++) {
+        int log = rt_os_append_open(path);
+        cr_expect_eq(rt_os_append(log, i ? "cd" : "ab", 2), 0);
+        rt_os_close(log);
+    }
+    cr_expect_eq(rt_os_append(-1, "x", 1), -EIO);
     cr_expect_eq(read(fd, text, sizeof(text)), 4);
     cr_expect_str_eq(text, "abcd");
     snprintf(link, sizeof(link), "%s.link", path);
     cr_assert_eq(symlink(path, link), 0);
-    cr_expect_eq(rt_os_append_file(link, "x", 1), -ELOOP);
+    cr_expect_eq(rt_os_append_open(link), -ELOOP);
     unlink(link);
     unlink(path);
     close(fd);
