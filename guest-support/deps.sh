@@ -8,7 +8,7 @@ set -eu
 
 BUILD='gcc make libc6-dev binutils libzydis-dev libunwind-dev libmimalloc-dev libseccomp-dev acpica-tools'
 RUN='apt dpkg tar xz-utils lz4 ca-certificates'
-TEST='libcriterion-dev gcc-multilib qemu-system-x86 python3 util-linux clang-format'
+TEST='libcriterion-dev gcc-multilib qemu-system-x86 python3 util-linux clang-format debootstrap'
 
 case "$1" in
 build) want=$BUILD ;;
