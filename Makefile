@@ -14,8 +14,8 @@
 # objects without main.c, $(ENGINE_LIBS) what the engine links with, $(CFLAGS_ALL) how C is compiled.
 #
 # Variables to set: B (build directory), CI=true (warnings are errors), PREFIX, DESTDIR, CFLAGS,
-# RUN_ARGS (further options for `make run`), NOVT_FLAVOUR (the kernel that it boots: 686-pae, 686,
-# cloud-amd64, amd64), NOVT_GUEST_CACHE (where downloaded guests are kept).
+# RUN_ARGS (further options for `make run`), NOVT_FLAVOUR (the kernel that it boots: cloud-amd64,
+# amd64, 686-pae, 686), NOVT_GUEST_CACHE (where downloaded guests are kept).
 
 B ?= build
 CC = gcc
@@ -66,7 +66,7 @@ LIBNOVT_INTERNAL := $(B)/libnovt-internal.a
 LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
 
 .PHONY: all tests-guest check test bench run run-i386 run-amd64 install format lint asan ubsan \
-	valgrind help clean lib tools unit fetch deps
+	valgrind help clean lib tools unit fetch userland deps
 .DEFAULT_GOAL := all
 .PRECIOUS: $(B)/obj/%.o
 .DELETE_ON_ERROR:
@@ -77,8 +77,8 @@ tools: $(HOST_TOOLS)
 
 help:
 	@echo 'make [all]      build/novt, build/libnovt.a, build/libnovt.so, build/examples/*'
-	@echo 'make run        boot an unmodified Debian i386 kernel to a shell (fetches the guest)'
-	@echo 'make run-amd64  the same with a 64-bit kernel'
+	@echo 'make run        boot an unmodified Debian amd64 kernel to a shell (fetches the guest)'
+	@echo 'make run-i386   the same with a 32-bit kernel'
 	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
 	@echo 'make check      the quick part of it, under a minute'
 	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n'
@@ -93,7 +93,7 @@ help:
 # --- What has to be installed ----------------------------------------------------------------
 
 # One check for everything that the goals of this call need.
-NEEDS_TEST := check test bench unit asan ubsan valgrind tests-% $(B)/tests/% $(B)/bench/%
+NEEDS_TEST := check test bench unit userland asan ubsan valgrind tests-% $(B)/tests/% $(B)/bench/%
 NEEDS_RUN := run run-i386 run-amd64 fetch
 DEPS := $(if $(filter $(NEEDS_TEST),$(MAKECMDGOALS)),test,$(if $(filter $(NEEDS_RUN),$(MAKECMDGOALS)),run,build))
 deps:
@@ -168,16 +168,19 @@ $(B)/tools/%: guest-support/%.c | deps
 
 # --- Running a guest -------------------------------------------------------------------------
 
-run: run-i386
+run: run-amd64
 run-i386: $(B)/novt tools | deps
 	@guest-support/run-guest.sh $(B) $(or $(NOVT_FLAVOUR),686-pae) $(RUN_ARGS)
 run-amd64: $(B)/novt tools | deps
 	@guest-support/run-guest.sh $(B) $(or $(NOVT_FLAVOUR),cloud-amd64) $(RUN_ARGS)
 
 fetch: tools | deps
-	@for flavour in 686-pae 686 cloud-amd64 amd64; do \
+	@for flavour in 686-pae 686 cloud-amd64 amd64 installer-i386 installer-amd64; do \
 		guest-support/fetch-guest.sh $(B) $$flavour || exit 1; \
 	done
+# A Debian userland for guests and for chroot; needs root.
+userland: tools | deps
+	@guest-support/mkuserland.sh $(B)
 
 # --- Tests -----------------------------------------------------------------------------------
 
