@@ -78,6 +78,11 @@ enum novt_flags {
     NOVT_F_INTERPRET = 1 << 2, /* slow path only: for finding defects of the translator */
     NOVT_F_NO_CHAIN = 1 << 3,  /* never link blocks: every block returns to the dispatcher */
     NOVT_F_PERF_MAP = 1 << 4,  /* write /tmp/perf-PID.map for perf(1) */
+    /* The embedder has a local APIC for each vCPU. CPUID then offers it, x2APIC mode, the
+     * TSC-deadline timer and ARAT (the CPU model may take each away: "host,-x2apic"), and their
+     * MSRs become exits, see NOVT_EXIT_RDMSR. Without the flag there is none: the CPUID bits are
+     * clear, the MSRs raise #GP(0). */
+    NOVT_F_LOCAL_APIC = 1 << 5,
 };
 
 struct novt_config {
@@ -115,6 +120,11 @@ NOVT_API int novt_vm_set_memory(struct novt_vm *vm, uint32_t slot, uint64_t gpa,
 
 /* Tells the code cache that the embedder (a device, a loader) wrote guest memory. Any thread. */
 NOVT_API void novt_vm_memory_written(struct novt_vm *vm, uint64_t gpa, uint64_t size);
+
+/* The frequencies that CPUID announces, in kHz: the TSC's (leaves 15h and 40000010h), and that of
+ * the crystal, which a local APIC's timer counts (SDM 3-10.5.4). */
+NOVT_API uint32_t novt_vm_tsc_khz(struct novt_vm *vm);
+NOVT_API uint32_t novt_vm_apic_khz(struct novt_vm *vm);
 
 /* Creates a vCPU in the state after RESET (SDM vol. 3, table 10-1). id is its APIC id. */
 NOVT_API int novt_vcpu_create(struct novt_vm *vm, uint32_t id, struct novt_vcpu **vcpu);
@@ -206,6 +216,16 @@ enum novt_exit {
     NOVT_EXIT_KICKED,     /* novt_vcpu_kick(), or immediate_exit was set */
     NOVT_EXIT_DEBUG,      /* a guest-debug event asked for by the embedder */
     NOVT_EXIT_INTERNAL,   /* the library cannot go on; run->fail says why */
+    /* With NOVT_F_LOCAL_APIC only. RDMSR and WRMSR of the registers that are the local APIC's:
+     * 800h-8FFh in x2APIC mode (in other modes #GP(0) without an exit), IA32_TSC_DEADLINE (6E0h),
+     * and writes of IA32_APIC_BASE (1Bh), already checked as SDM 3-10.12.5 demands. run->msr has
+     * the access; the next novt_vcpu_run() completes it, with #GP(0) if run->msr.error is set.
+     * IA32_APIC_BASE is the library's: it is in the sregs, and CPUID follows its bits. */
+    NOVT_EXIT_RDMSR,
+    NOVT_EXIT_WRMSR,
+    NOVT_EXIT_TPR, /* CR8 is below run->tpr_threshold */
+    NOVT_EXIT_TSC, /* with NOVT_F_LOCAL_APIC only: the guest moved its TSC, run->tsc_offset is new
+                    */
 };
 
 /* The area that embedder and library share; one for each vCPU, valid while the vCPU is. */
@@ -213,10 +233,15 @@ struct novt_run {
     /* in */
     uint8_t request_interrupt_window; /* exit as soon as an interrupt could be injected */
     uint8_t immediate_exit;           /* leave at once; any thread and signal handlers may set it */
+    uint8_t tpr_threshold;            /* NOVT_EXIT_TPR as soon as cr8 is less than this; 0: never */
+    /* in and out: CR8, the upper half of the local APIC's task priority register. As it is after
+     * each exit; novt_vcpu_run() takes what is here. Without a local APIC leave it alone. */
+    uint8_t cr8;
     /* out */
     uint8_t ready_for_interrupt; /* novt_vcpu_interrupt() would be accepted now */
     uint8_t if_flag;             /* RFLAGS.IF */
     uint32_t exit_reason;        /* enum novt_exit */
+    uint64_t tsc_offset;         /* the guest's TSC is the host's plus this */
     union {
         struct {
             uint16_t port;
@@ -230,6 +255,11 @@ struct novt_run {
             uint8_t write;
             uint8_t data[8]; /* little endian; read: the embedder's answer, all ones before */
         } mmio;
+        struct {
+            uint32_t index;
+            uint8_t error; /* the embedder's: raise #GP(0); 0 before */
+            uint64_t data; /* WRMSR: the value; RDMSR: the embedder's answer, 0 before */
+        } msr;
         struct {
             char reason[240];
         } fail;

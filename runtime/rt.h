@@ -37,6 +37,7 @@ void rt_os_discard(void *p, size_t size);
 int rt_os_map_at(void *at, size_t size, int prot, int fd, uint64_t offset, bool populate);
 int rt_os_protect(void *at, size_t size, int prot);
 uint64_t rt_os_now_ns(void);
+uint64_t rt_os_wall_ns(void); /* since 1970, UTC */
 long rt_os_max_map_count(void);
 /* Whether user mode may execute WRGSBASE (AT_HWCAP2 bit 1). */
 bool rt_os_has_fsgsbase(void);

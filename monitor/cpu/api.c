@@ -124,7 +124,8 @@ static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
     if (rc == NOVT_OK)
         rc = host_check(vm);
     if (rc == NOVT_OK)
-        rc = mon_cpuid_build(&vm->cpuid, vm->cpu_model, vm->error, sizeof(vm->error));
+        rc = mon_cpuid_build(&vm->cpuid, vm->cpu_model, vm->config.flags & NOVT_F_LOCAL_APIC,
+                             vm->error, sizeof(vm->error));
     if (rc != NOVT_OK)
         return rc;
     rc = cc_create(&vm->cc, vm->config.code_cache_size, MON_MAX_GPA);
@@ -366,7 +367,25 @@ void mon_vm_take_written(struct mon_vm *vm)
     pthread_mutex_unlock(&vm->lock);
 }
 
+uint32_t novt_vm_tsc_khz(struct novt_vm *vm)
+{
+    return (uint32_t)vm->vm.cpuid.tsc_khz;
+}
+
+uint32_t novt_vm_apic_khz(struct novt_vm *vm)
+{
+    return vm->vm.cpuid.apic_khz;
+}
+
 /* ---- vCPUs ---- */
+
+static void publish(struct mon_vcpu *v)
+{
+    v->run.if_flag = v->cpu->rflags >> 9 & 1;
+    v->run.ready_for_interrupt = v->run.if_flag && !v->shadow && !v->injected && !v->resume;
+    v->run.cr8 = (uint8_t)v->cr8;
+    v->run.tsc_offset = v->cpu->tsc_offset;
+}
 
 int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out)
 {
@@ -399,6 +418,7 @@ int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out
         return fail(vm, NOVT_E_NOMEM, "out of memory for vCPU %u", id);
     }
     vm->vcpu[id] = v;
+    publish(v);
     *out = (struct novt_vcpu *)v;
     return NOVT_OK;
 }
@@ -412,17 +432,12 @@ void novt_vcpu_reset(struct novt_vcpu *vcpu)
     v->replay.done = 0;
     v->halted = v->injected = v->nmi_pending = v->nmi_blocked = v->shadow = false;
     mon_view_flush(v, true);
+    publish(v);
 }
 
 struct novt_run *novt_vcpu_run_area(struct novt_vcpu *vcpu)
 {
     return &vcpu->cpu.run;
-}
-
-static void publish(struct mon_vcpu *v)
-{
-    v->run.if_flag = v->cpu->rflags >> 9 & 1;
-    v->run.ready_for_interrupt = v->run.if_flag && !v->shadow && !v->injected && !v->resume;
 }
 
 static void attach(struct mon_vcpu *v)
@@ -463,6 +478,7 @@ int novt_vcpu_run(struct novt_vcpu *vcpu)
     uint64_t start = __builtin_ia32_rdtsc();
     rt_fault_mask(mask);
     attach(v);
+    v->cr8 = v->run.cr8 & 15;
     rc = mon_run(v);
     detach(v);
     rt_fault_unmask(mask);
@@ -568,7 +584,8 @@ int novt_vcpu_set_sregs(struct novt_vcpu *vcpu, const struct novt_sregs *s)
     v->cr2 = s->cr2;
     v->cr3 = s->cr3;
     v->cr4 = s->cr4;
-    v->cr8 = s->cr8;
+    v->cr8 = s->cr8 & 15;
+    v->run.cr8 = (uint8_t)v->cr8;
     v->efer = s->efer;
     v->msr.apic_base = s->apic_base;
     v->xcr0 = s->xcr0 | 1;
@@ -651,6 +668,7 @@ int novt_vcpu_set_msrs(struct novt_vcpu *vcpu, const struct novt_msr *msrs, size
 
     while (i < n && mon_msr_set(&vcpu->cpu, msrs[i].index, msrs[i].value))
         i++;
+    publish(&vcpu->cpu);
     return (int)i;
 }
 

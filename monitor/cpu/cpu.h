@@ -84,6 +84,11 @@ enum mon_vector {
 #define MON_EFER_LMA       (1u << 10)
 #define MON_EFER_NXE       (1u << 11)
 
+/* IA32_APIC_BASE (SDM 3-10.4.4, 3-10.12.1) */
+#define MON_APIC_BSP     (1u << 8)
+#define MON_APIC_X2      (1u << 10)
+#define MON_APIC_ENABLED (1u << 11)
+
 /* Descriptor attributes, in struct novt_segment.attr. */
 #define MON_ATTR_TYPE         0x000fu
 #define MON_ATTR_S            0x0010u
@@ -119,6 +124,7 @@ struct mon_exception {
 #define MON_REPLAY_MAX 160
 struct mon_replay {
     uint16_t done, cursor;
+    bool refused; /* an MSR access that the embedder wants answered with #GP(0) */
     uint64_t data[MON_REPLAY_MAX];
 };
 
@@ -167,8 +173,9 @@ struct mon_vcpu {
     bool shadow_ss; /* it was MOV SS/POP SS: #DB traps are held back too */
     bool halted, nmi_pending, nmi_blocked, injected;
     uint8_t injected_vector;
-    uint8_t ext; /* EXT bit of error codes: 1 while an external event is delivered */
-    bool kicked; /* set by novt_vcpu_kick() under run.immediate_exit's rules */
+    uint8_t ext;    /* EXT bit of error codes: 1 while an external event is delivered */
+    bool kicked;    /* set by novt_vcpu_kick() under run.immediate_exit's rules */
+    bool tsc_moved; /* by the guest; due as NOVT_EXIT_TSC */
     /* Set by whoever changes something that translated code depends on; run.c acts on it. */
     bool mode_changed;  /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
     bool space_changed; /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
@@ -201,6 +208,9 @@ struct mon_cpuid {
     uint32_t max_basic, max_ext;
     uint64_t xcr0_allowed; /* bits the guest may set in XCR0 */
     uint64_t tsc_khz;
+    uint32_t apic_khz;                       /* of the crystal, see novt_vm_apic_khz() */
+    bool local_apic;                         /* NOVT_F_LOCAL_APIC */
+    bool has_apic, has_x2apic, has_deadline; /* what the model leaves of it */
     bool has_nx, has_smep, has_smap, has_umip, has_pcid, has_la57, has_1g, has_fsgsbase, has_long;
     bool intel;          /* the vendor */
     bool zero_selectors; /* x87 images have no selectors: CPUID.7.EBX[13] */
@@ -267,6 +277,9 @@ enum mon_rc mon_lin_write(struct mon_vcpu *v, uint64_t gla, const void *data, un
                           unsigned access);
 /* Checks only (all pages). */
 enum mon_rc mon_lin_check(struct mon_vcpu *v, uint64_t gla, unsigned len, unsigned access);
+
+/* One MSR access through the embedder, replayed; MON_FAULT with #GP(0) if it says so. */
+enum mon_rc mon_msr_exit(struct mon_vcpu *v, uint32_t index, bool write, uint64_t *value);
 
 /* One port access through the embedder, replayed. size 1, 2, 4. */
 enum mon_rc mon_port(struct mon_vcpu *v, uint16_t port, unsigned size, bool write, uint32_t *data);
@@ -381,8 +394,16 @@ size_t mon_msr_list(uint32_t *index, size_t n);
 void mon_cpuid(struct mon_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out[4]);
 /* Builds the table from the host's CPUID less what is not offered, and model ("host", "base",
  * "host,-avx512f"). Returns 0, or NOVT_E_INVAL with a sentence in err. */
-int mon_cpuid_build(struct mon_cpuid *table, const char *model, char *err, size_t err_len);
+int mon_cpuid_build(struct mon_cpuid *table, const char *model, bool local_apic, char *err,
+                    size_t err_len);
 void mon_cpu_reset(struct mon_vcpu *v);
+
+/* ---- kvmclock.c ---- */
+
+/* Writes the time structures that the guest has asked for through the clock's MSRs. To be called
+ * after the MSR was written, and, for the time, after TSC_ADJUST has changed. */
+void mon_kvmclock_time(struct mon_vcpu *v);
+void mon_kvmclock_wall(struct mon_vcpu *v);
 
 /* ---- step.c, native.c ---- */
 

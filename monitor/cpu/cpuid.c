@@ -13,8 +13,9 @@
  * led astray into user memory, is a defect of the guest that concerns nobody else: no isolation
  * between guest and host depends on it. SMEP costs nothing and is offered.
  *
- * The hypervisor leaves carry a signature of our own and, in 40000010h, the TSC's frequency, as
- * VMware's do.
+ * The hypervisor leaves are those of KVM's paravirtual interface at 40000000h, with its clock
+ * (kvmclock.c) and nothing else of it, so that guests read the time without an exit and need not
+ * measure the TSC; 40000010h has the frequencies, as VMware's does. Our own name is at 40000100h.
  *
  * Thread: building is for one thread a table; mon_cpuid() only reads it. */
 #include "monitor/cpu/cpu.h"
@@ -27,7 +28,7 @@
 #include <string.h>
 
 enum reg { EAX, EBX, ECX, EDX };
-enum offer { HOST, BASE, OURS, ASKED, NEVER };
+enum offer { HOST, BASE, OURS, ASKED, APIC, NEVER };
 
 struct feature {
     const char *name;
@@ -45,6 +46,18 @@ static const struct feature features[] = {
 #define MAX_EXTENDED    0x80000008u
 #define HYPERVISOR      0x40000000u
 #define HYPERVISOR_LAST 0x40000010u
+#define OUR_NAME        0x40000100u
+#define KVM_FEATURES    0x40000001u
+
+/* Linux' uapi/asm/kvm_para.h */
+#define KVM_CLOCKSOURCE        (1u << 0) /* MSRs 11h and 12h */
+#define KVM_NOP_IO_DELAY       (1u << 1) /* no need to write port 80h */
+#define KVM_CLOCKSOURCE2       (1u << 3) /* MSRs 4B564D00h and 4B564D01h */
+#define KVM_CLOCKSOURCE_STABLE (1u << 24)
+
+#define CRYSTAL_KHZ 25000u
+
+#define CPUID_APIC (1u << 9) /* leaf 1, EDX; AMD's 80000001h has it again */
 
 #define XCR0_LEGACY 0x3u
 #define XCR0_AVX    0x4u
@@ -205,10 +218,12 @@ static bool host_has(const struct feature *f)
     return *reg_of(&e, f->reg) >> f->bit & 1;
 }
 
-static bool is_available(const struct feature *f)
+static bool is_available(const struct mon_cpuid *table, const struct feature *f)
 {
     if (f->offer == NEVER)
         return false;
+    if (f->offer == APIC)
+        return table->local_apic;
     return f->offer == OURS || host_has(f);
 }
 
@@ -236,6 +251,8 @@ static void add_basic(struct mon_cpuid *table)
         e.eax &= 0x3fff; /* one core, one thread */
         add(table, e, true);
     }
+    if (table->max_basic >= 6)
+        add(table, (struct mon_cpuid_entry){.leaf = 6}, false);
     for (uint32_t n = 0; n < 2; n++)
         add(table, (struct mon_cpuid_entry){.leaf = 7, .subleaf = n, .eax = n == 0}, true);
 }
@@ -248,23 +265,58 @@ static void add_topology(struct mon_cpuid *table)
         true);
 }
 
-/* A crystal of 1 MHz, so that its ratio to the TSC has the frequency's digits. */
+/* The smallest fraction of a 25 MHz crystal's frequency (Intel's usual ones are near that) that
+ * gives the TSC's to the kHz. Linux multiplies in 32 bits: if none is small enough, 1 MHz it is,
+ * which gives all digits too but is a coarse clock for the APIC's timer. */
+static void choose_crystal(struct mon_cpuid *table, uint32_t *ebx, uint32_t *eax)
+{
+    uint64_t khz = table->tsc_khz;
+    table->apic_khz = CRYSTAL_KHZ;
+    for (uint64_t n = 1; khz * n < UINT32_MAX - CRYSTAL_KHZ; n++) {
+        uint64_t up = (khz * n + CRYSTAL_KHZ - 1) / CRYSTAL_KHZ;
+        if (up * CRYSTAL_KHZ / n != khz)
+            continue;
+        *ebx = (uint32_t)up;
+        *eax = (uint32_t)n;
+        return;
+    }
+    table->apic_khz = 1000;
+    *ebx = (uint32_t)khz;
+    *eax = 1000;
+}
+
 static void add_frequency(struct mon_cpuid *table)
 {
-    uint32_t khz = (uint32_t)table->tsc_khz, mhz = (khz + 500) / 1000;
-    add(table, (struct mon_cpuid_entry){.leaf = 0x15, .eax = 1000, .ebx = khz, .ecx = 1000000},
-        false);
+    uint32_t mhz = (uint32_t)(table->tsc_khz + 500) / 1000;
+    struct mon_cpuid_entry e = {.leaf = 0x15};
+    choose_crystal(table, &e.ebx, &e.eax);
+    e.ecx = table->apic_khz * 1000;
+    if (table->max_basic < 0x16)
+        return;
+    add(table, e, false);
     add(table, (struct mon_cpuid_entry){.leaf = 0x16, .eax = mhz, .ebx = mhz, .ecx = 100}, false);
 }
 
 static void add_hypervisor(struct mon_cpuid *table)
 {
     struct mon_cpuid_entry e = {.leaf = HYPERVISOR, .eax = HYPERVISOR_LAST};
+    memcpy(&e.ebx, "KVMK", 4);
+    memcpy(&e.ecx, "VMKV", 4);
+    memcpy(&e.edx, "M\0\0", 4);
+    add(table, e, false);
+    add(table,
+        (struct mon_cpuid_entry){.leaf = KVM_FEATURES,
+                                 .eax = KVM_CLOCKSOURCE | KVM_NOP_IO_DELAY | KVM_CLOCKSOURCE2 |
+                                        KVM_CLOCKSOURCE_STABLE},
+        false);
+    add(table,
+        (struct mon_cpuid_entry){
+            .leaf = HYPERVISOR_LAST, .eax = (uint32_t)table->tsc_khz, .ebx = table->apic_khz},
+        false);
+    e = (struct mon_cpuid_entry){.leaf = OUR_NAME, .eax = OUR_NAME};
     memcpy(&e.ebx, "novt", 4);
     e.ecx = e.edx = e.ebx;
     add(table, e, false);
-    add(table, (struct mon_cpuid_entry){.leaf = HYPERVISOR_LAST, .eax = (uint32_t)table->tsc_khz},
-        false);
 }
 
 static void add_extended(struct mon_cpuid *table)
@@ -289,6 +341,11 @@ static void add_extended(struct mon_cpuid *table)
 
 /* ---- building: features ---- */
 
+static bool is_apic(const char *name)
+{
+    return !strcmp(name, "x2apic") || !strcmp(name, "tsc_deadline_timer") || !strcmp(name, "arat");
+}
+
 /* Useless without the state that the other enables (SDM 1-13.3, 1-14.3, 1-15.2). */
 static bool needs(const char *name, const char *other)
 {
@@ -303,6 +360,8 @@ static bool needs(const char *name, const char *other)
     }
     if (!strcmp(other, "avx512f"))
         return !strncmp(name, "avx512", 6) && strcmp(name, "avx512f");
+    if (!strcmp(other, "apic"))
+        return is_apic(name);
     if (!strcmp(other, "xsave"))
         return !strcmp(name, "avx") || !strncmp(name, "xsave", 5) || !strcmp(name, "xgetbv1");
     for (unsigned n = 0; n < sizeof(with_avx) / sizeof(with_avx[0]); n++)
@@ -313,7 +372,7 @@ static bool needs(const char *name, const char *other)
 
 static void drop_dependents(struct mon_cpuid *table)
 {
-    static const char *const roots[] = {"xsave", "avx", "avx512f", "lm"};
+    static const char *const roots[] = {"xsave", "avx", "avx512f", "lm", "apic"};
     for (unsigned r = 0; r < sizeof(roots) / sizeof(roots[0]); r++) {
         if (has(table, roots[r]))
             continue;
@@ -337,10 +396,11 @@ static int apply_word(struct mon_cpuid *table, const char *word, size_t len, cha
                  (int)len, word);
         return NOVT_E_INVAL;
     }
-    if (*word == '+' && !is_available(f)) {
+    if (*word == '+' && !is_available(table, f)) {
         snprintf(err, err_len, "CPU model: %s cannot be offered: %s", f->name,
-                 f->offer == NEVER ? "novt does not virtualize it"
-                                   : "this host's CPU does not have it");
+                 f->offer == NEVER  ? "novt does not virtualize it"
+                 : f->offer == APIC ? "there is no local APIC"
+                                    : "this host's CPU does not have it");
         return NOVT_E_INVAL;
     }
     set(table, f, *word == '+');
@@ -357,8 +417,9 @@ static int apply_model(struct mon_cpuid *table, const char *model, char *err, si
     }
     for (unsigned n = 0; n < FEATURES; n++) {
         const struct feature *f = &features[n];
-        bool wanted = base ? f->offer == BASE || f->offer == OURS : f->offer != ASKED;
-        set(table, f, wanted && is_available(f));
+        bool wanted =
+            base ? f->offer == BASE || f->offer == OURS || f->offer == APIC : f->offer != ASKED;
+        set(table, f, wanted && is_available(table, f));
     }
     for (model += len; *model; model += len) {
         model++;
@@ -435,6 +496,9 @@ static void summarise(struct mon_cpuid *table)
     table->has_1g = has(table, "pdpe1gb");
     table->has_fsgsbase = has(table, "fsgsbase");
     table->has_long = has(table, "lm");
+    table->has_apic = has(table, "apic");
+    table->has_x2apic = has(table, "x2apic");
+    table->has_deadline = has(table, "tsc_deadline_timer");
     table->intel = vendor_is_intel();
     table->zero_selectors = has(table, "zero_fcs_fds");
     for (unsigned n = 2; n < 8; n++) {
@@ -446,19 +510,20 @@ static void summarise(struct mon_cpuid *table)
     table->phys_bits = sizes ? (uint8_t)sizes->eax : 36;
 }
 
-int mon_cpuid_build(struct mon_cpuid *table, const char *model, char *err, size_t err_len)
+int mon_cpuid_build(struct mon_cpuid *table, const char *model, bool local_apic, char *err,
+                    size_t err_len)
 {
     pthread_once(&host_once, host_init);
     memset(table, 0, sizeof(*table));
     table->tsc_khz = host.tsc_khz;
+    table->local_apic = local_apic;
     add_basic(table);
     if (table->max_basic >= 0xd)
         for (uint32_t n = 0; n < 2; n++)
             add(table, (struct mon_cpuid_entry){.leaf = 0xd, .subleaf = n}, true);
     if (table->max_basic >= 0xb)
         add_topology(table);
-    if (table->max_basic >= 0x16)
-        add_frequency(table);
+    add_frequency(table);
     add_hypervisor(table);
     add_extended(table);
     int rc = apply_model(table, model ? model : "host", err, err_len);
@@ -477,7 +542,7 @@ int mon_cpuid_build(struct mon_cpuid *table, const char *model, char *err, size_
 static uint32_t leaf_in_range(const struct mon_cpuid *table, uint32_t leaf)
 {
     if (leaf <= table->max_basic || (leaf >= 0x80000000 && leaf <= table->max_ext) ||
-        (leaf >= HYPERVISOR && leaf <= HYPERVISOR_LAST))
+        (leaf >= HYPERVISOR && leaf <= HYPERVISOR_LAST) || leaf == OUR_NAME)
         return leaf;
     return table->max_basic;
 }
@@ -494,10 +559,14 @@ void mon_cpuid(struct mon_vcpu *v, uint32_t leaf, uint32_t subleaf, uint32_t out
     out[EDX] = e ? e->edx : 0;
     if (leaf == 0x80000001 && table->intel && !mon_code64(v)) {
         out[EDX] &= ~(1u << 11); /* SYSCALL: Intel's CPUs show it in 64-bit mode (SDM 2 CPUID) */
+    } else if (leaf == 0x80000001 && !(v->msr.apic_base & MON_APIC_ENABLED)) {
+        out[EDX] &= ~CPUID_APIC;
     } else if (leaf == 1) {
         out[EBX] |= v->id << 24;
         if (v->cr4 & MON_CR4_OSXSAVE)
             out[ECX] |= 1u << 27;
+        if (!(v->msr.apic_base & MON_APIC_ENABLED))
+            out[EDX] &= ~CPUID_APIC;
     } else if (leaf == 0xb) {
         if (!e)
             out[ECX] = subleaf & 0xff;

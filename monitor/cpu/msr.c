@@ -10,6 +10,9 @@
  * IBRS_ALL ("enhanced IBRS") is what keeps kernels from building retpolines, so SPEC_CTRL takes
  * the bits that then get written.
  *
+ * The local APIC's registers have no rows: where the embedder has one, accesses are its exits, and
+ * writes of IA32_APIC_BASE are shown to it when they are valid.
+ *
  * Thread: the vCPU's own; mon_msr_get() and mon_msr_set() when it does not run. */
 #include "monitor/cpu/cpu.h"
 
@@ -44,11 +47,19 @@
 
 enum index {
     MSR_TSC = 0x10,
+    MSR_APIC_BASE = 0x1b,
     MSR_PLATFORM_INFO = 0xce,
     MSR_TSC_ADJUST = 0x3b,
+    MSR_TSC_DEADLINE = 0x6e0,
+    MSR_X2APIC_FIRST = 0x800,
+    MSR_X2APIC_LAST = 0x8ff,
     MSR_EFER = 0xc0000080,
     MSR_FS_BASE = 0xc0000100,
     MSR_GS_BASE = 0xc0000101,
+    MSR_KVM_WALL_CLOCK_OLD = 0x11, /* Linux' Documentation/virt/kvm/x86/msr.rst */
+    MSR_KVM_SYSTEM_TIME_OLD = 0x12,
+    MSR_KVM_WALL_CLOCK = 0x4b564d00,
+    MSR_KVM_SYSTEM_TIME = 0x4b564d01,
 };
 
 enum kind {
@@ -87,10 +98,12 @@ struct row {
 
 static const struct row rows[] = {
     {MSR_TSC, NOWHERE, SPECIAL, 0},
-    {0x17, NOWHERE, READ_ONLY, 0},            /* PLATFORM_ID */
-    {0x1b, IN(apic_base), PLAIN, 0xfffff900}, /* APIC_BASE */
-    {0x2a, NOWHERE, READ_ONLY, 0},            /* EBL_CR_POWERON */
-    {0x3a, NOWHERE, READ_ONLY, 1},            /* FEATURE_CONTROL: locked */
+    {MSR_KVM_WALL_CLOCK_OLD, IN(kvm_wall_clock), SPECIAL, 0},
+    {MSR_KVM_SYSTEM_TIME_OLD, IN(kvm_system_time), SPECIAL, 0},
+    {0x17, NOWHERE, READ_ONLY, 0}, /* PLATFORM_ID */
+    {MSR_APIC_BASE, IN(apic_base), PLAIN, 0xfffff900},
+    {0x2a, NOWHERE, READ_ONLY, 0}, /* EBL_CR_POWERON */
+    {0x3a, NOWHERE, READ_ONLY, 1}, /* FEATURE_CONTROL: locked */
     {MSR_TSC_ADJUST, IN(tsc_adjust), SPECIAL, 0},
     {0x48, IN(spec_ctrl), PLAIN, 7}, /* SPEC_CTRL */
     {0x79, NOWHERE, IGNORED, ALL},   /* BIOS_UPDT_TRIG */
@@ -138,6 +151,8 @@ static const struct row rows[] = {
     {0xc0000102, IN(kernel_gs_base), WIDE_ADDR, 0},
     {0xc0000103, IN(tsc_aux), PLAIN, 0xffffffff},
     {0xc0010015, NOWHERE, IGNORED, ALL}, /* AMD's HWCR */
+    {MSR_KVM_WALL_CLOCK, IN(kvm_wall_clock), SPECIAL, 0},
+    {MSR_KVM_SYSTEM_TIME, IN(kvm_system_time), SPECIAL, 0},
 };
 #define ROWS (sizeof(rows) / sizeof(rows[0]))
 
@@ -196,8 +211,20 @@ static uint64_t read_row(struct mon_vcpu *v, const struct row *row)
     return row->kind == READ_ONLY ? row->mask : 0;
 }
 
+/* Whether the register is the local APIC's, and exists in its current mode. */
+static bool is_apics(const struct mon_vcpu *v, uint32_t index)
+{
+    const struct mon_cpuid *id = mon_vm_cpuid(v);
+    if (index == MSR_TSC_DEADLINE)
+        return id->has_deadline;
+    return index >= MSR_X2APIC_FIRST && index <= MSR_X2APIC_LAST && id->has_x2apic &&
+           v->msr.apic_base & MON_APIC_X2;
+}
+
 enum mon_rc mon_rdmsr(struct mon_vcpu *v, uint32_t index, uint64_t *value)
 {
+    if (is_apics(v, index))
+        return mon_msr_exit(v, index, false, value);
     const struct row *row = row_of(index);
     if (!row || !exists(v, row))
         return mon_raise_error(v, MON_GP, 0);
@@ -295,6 +322,8 @@ static bool tsc_shift(struct mon_vcpu *v, uint64_t delta)
 {
     v->cpu->tsc_offset += delta;
     v->msr.tsc_adjust += delta;
+    v->tsc_moved = delta && mon_vm_cpuid(v)->has_apic;
+    mon_kvmclock_time(v);
     return true;
 }
 
@@ -311,6 +340,16 @@ static bool write_special(struct mon_vcpu *v, const struct row *row, uint64_t va
         return base_write(v, NOVT_FS, value);
     case MSR_GS_BASE:
         return base_write(v, NOVT_GS, value);
+    case MSR_KVM_WALL_CLOCK:
+    case MSR_KVM_WALL_CLOCK_OLD:
+        v->msr.kvm_wall_clock = value;
+        mon_kvmclock_wall(v);
+        return true;
+    case MSR_KVM_SYSTEM_TIME:
+    case MSR_KVM_SYSTEM_TIME_OLD:
+        v->msr.kvm_system_time = value;
+        mon_kvmclock_time(v);
+        return true;
     default:
         return false; /* PLATFORM_INFO */
     }
@@ -328,8 +367,36 @@ static bool write_row(struct mon_vcpu *v, const struct row *row, uint64_t value)
     return true;
 }
 
+/* SDM 3-10.12.5, figure 10-27: x2APIC mode is entered from xAPIC mode, and left by disabling. */
+static bool apic_base_is_valid(struct mon_vcpu *v, uint64_t value)
+{
+    const struct mon_cpuid *id = mon_vm_cpuid(v);
+    uint64_t allowed = ((1ull << id->phys_bits) - 1) & ~0xfffull;
+    uint64_t old = v->msr.apic_base;
+    allowed |= MON_APIC_BSP | MON_APIC_ENABLED | (id->has_x2apic ? MON_APIC_X2 : 0);
+    if (value & ~allowed)
+        return false;
+    if (value & MON_APIC_X2)
+        return value & MON_APIC_ENABLED && old & MON_APIC_ENABLED;
+    return !(value & MON_APIC_ENABLED && old & MON_APIC_X2);
+}
+
+static enum mon_rc apic_base_write(struct mon_vcpu *v, uint64_t value)
+{
+    if (!apic_base_is_valid(v, value))
+        return mon_raise_error(v, MON_GP, 0);
+    enum mon_rc rc = mon_msr_exit(v, MSR_APIC_BASE, true, &value);
+    if (rc == MON_OK)
+        v->msr.apic_base = value;
+    return rc;
+}
+
 enum mon_rc mon_wrmsr(struct mon_vcpu *v, uint32_t index, uint64_t value)
 {
+    if (is_apics(v, index))
+        return mon_msr_exit(v, index, true, &value);
+    if (index == MSR_APIC_BASE && mon_vm_cpuid(v)->has_apic)
+        return apic_base_write(v, value);
     const struct row *row = row_of(index);
     if (!row || !exists(v, row) || !write_row(v, row, value))
         return mon_raise_error(v, MON_GP, 0);
@@ -365,6 +432,8 @@ bool mon_msr_set(struct mon_vcpu *v, uint32_t index, uint64_t value)
     } else if (row->kind == SPECIAL) {
         write_special(v, row, value);
     }
+    if (row->index == MSR_TSC_ADJUST || field == &v->msr.kvm_system_time)
+        mon_kvmclock_time(v);
     return true;
 }
 
@@ -405,8 +474,8 @@ static void reset_msrs(struct mon_vcpu *v)
     v->msr = (struct mon_msrs){
         .pat = 0x0007040600070406,
         .misc_enable = MISC_ENABLE_RESET,
-        /* Where the APIC would be; the enable bit is clear, there is none. */
-        .apic_base = 0xfee00000 | (v->id == 0 ? 1u << 8 : 0),
+        .apic_base = 0xfee00000 | (v->id == 0 ? MON_APIC_BSP : 0) |
+                     (mon_vm_cpuid(v)->has_apic ? MON_APIC_ENABLED : 0),
     };
 }
 
@@ -449,6 +518,8 @@ void mon_cpu_reset(struct mon_vcpu *v)
     reset_msrs(v);
     reset_vector_state(cpu);
     v->shadow = v->shadow_ss = v->halted = v->nmi_pending = v->nmi_blocked = v->injected = false;
+    v->tsc_moved = false;
+    v->run.cr8 = 0;
     v->debug_held = 0;
     v->mode_changed = v->space_changed = true;
     for (unsigned seg = 0; seg < 6; seg++)

@@ -654,3 +654,22 @@ enum mon_rc mon_port(struct mon_vcpu *v, uint16_t port, unsigned size, bool writ
     v->run.io.data = write ? *data & mask : mask;
     return MON_EXIT;
 }
+
+/* ---- MSRs that are the embedder's ---- */
+
+enum mon_rc mon_msr_exit(struct mon_vcpu *v, uint32_t index, bool write, uint64_t *value)
+{
+    uint64_t answer;
+    if (replayed(v, &answer)) {
+        if (v->replay.refused)
+            return mon_raise_error(v, MON_GP, 0);
+        if (!write)
+            *value = answer;
+        return MON_OK;
+    }
+    v->run.exit_reason = write ? NOVT_EXIT_WRMSR : NOVT_EXIT_RDMSR;
+    v->run.msr.index = index;
+    v->run.msr.error = 0;
+    v->run.msr.data = write ? *value : 0;
+    return MON_EXIT;
+}

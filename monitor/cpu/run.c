@@ -357,8 +357,16 @@ static enum mon_rc finish(struct mon_vcpu *v, enum mon_rc rc)
         v->replay.done = 0;
         return rc;
     }
-    if (v->run.exit_reason == NOVT_EXIT_IO || v->run.exit_reason == NOVT_EXIT_MMIO)
+    switch (v->run.exit_reason) {
+    case NOVT_EXIT_IO:
+    case NOVT_EXIT_MMIO:
+    case NOVT_EXIT_RDMSR:
+    case NOVT_EXIT_WRMSR:
         v->resume = true;
+        break;
+    default:
+        break;
+    }
     return rc;
 }
 
@@ -380,16 +388,20 @@ static enum mon_rc callout(struct mon_vcpu *v, const struct tr_insn *insn)
     return finish(v, mon_execute(v, insn));
 }
 
-/* The embedder has answered the last IO or MMIO exit. */
+/* The embedder has answered the last IO, MMIO or MSR exit. */
 static void take_answer(struct mon_vcpu *v)
 {
     struct novt_run *run = &v->run;
     uint64_t data = 0;
 
-    if (run->exit_reason == NOVT_EXIT_IO)
+    if (run->exit_reason == NOVT_EXIT_IO) {
         data = run->io.data;
-    else
+    } else if (run->exit_reason == NOVT_EXIT_MMIO) {
         __builtin_memcpy(&data, run->mmio.data, 8);
+    } else {
+        data = run->msr.data;
+        v->replay.refused = run->msr.error;
+    }
     RT_ASSERT(v->replay.done < MON_REPLAY_MAX);
     v->replay.data[v->replay.done++] = data;
 }
@@ -564,6 +576,12 @@ static enum mon_rc attention(struct mon_vcpu *v)
     }
     if (v->run.request_interrupt_window && !v->injected && interruptible(v))
         return leave(v, NOVT_EXIT_IRQ_WINDOW);
+    if (v->cr8 < v->run.tpr_threshold)
+        return leave(v, NOVT_EXIT_TPR);
+    if (v->tsc_moved) {
+        v->tsc_moved = false;
+        return leave(v, NOVT_EXIT_TSC);
+    }
     if (v->halted)
         return leave(v, NOVT_EXIT_HLT);
     cpu->irq_pending = v->injected || v->run.request_interrupt_window;

@@ -296,6 +296,16 @@ enum mon_rc step_cpuid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
     return step_done(v, next);
 }
 
+/* What announces KVM's interface must answer its hypercalls: there are none (-KVM_ENOSYS), and for
+ * user code not even that (-KVM_EPERM). */
+enum mon_rc step_vmcall(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
+{
+    int64_t error = v->cpu->cpl ? -1 : -1000;
+    (void)i;
+    v->cpu->gpr[RT_AX] = mon_code64(v) ? (uint64_t)error : (uint32_t)error;
+    return step_done(v, next);
+}
+
 /* Index 1: the components in use, among those enabled (SDM 1-13.2). */
 enum mon_rc step_xgetbv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {

@@ -134,7 +134,7 @@ static uint32_t in_table(uint32_t leaf, uint32_t subleaf, unsigned reg)
 
 Test(cpu_cpuid, base_is_sse4_without_avx)
 {
-    cr_assert_eq(mon_cpuid_build(&table, "base", err, sizeof(err)), 0);
+    cr_assert_eq(mon_cpuid_build(&table, "base", false, err, sizeof(err)), 0);
     cr_assert(in_table(1, 0, ECX) >> 20 & 1);
     cr_assert(!(in_table(1, 0, ECX) >> 28 & 1));
     cr_assert_eq(table.xcr0_allowed, 0);
@@ -143,7 +143,7 @@ Test(cpu_cpuid, base_is_sse4_without_avx)
 
 Test(cpu_cpuid, a_name_takes_away_what_depends_on_it)
 {
-    cr_assert_eq(mon_cpuid_build(&table, "host,-avx", err, sizeof(err)), 0);
+    cr_assert_eq(mon_cpuid_build(&table, "host,-avx", false, err, sizeof(err)), 0);
     cr_assert(!(in_table(1, 0, ECX) >> 28 & 1));
     cr_assert(!(in_table(7, 0, EBX) >> 5 & 1), "avx2");
     cr_assert(!(in_table(7, 0, EBX) >> 16 & 1), "avx512f");
@@ -153,17 +153,17 @@ Test(cpu_cpuid, a_name_takes_away_what_depends_on_it)
 
 Test(cpu_cpuid, smap_can_be_asked_for)
 {
-    cr_assert_eq(mon_cpuid_build(&table, "host", err, sizeof(err)), 0);
+    cr_assert_eq(mon_cpuid_build(&table, "host", false, err, sizeof(err)), 0);
     cr_assert(!table.has_smap);
     if (!(host(7, 0, EBX) >> 20 & 1))
         return;
-    cr_assert_eq(mon_cpuid_build(&table, "host,+smap", err, sizeof(err)), 0);
+    cr_assert_eq(mon_cpuid_build(&table, "host,+smap", false, err, sizeof(err)), 0);
     cr_assert(table.has_smap && in_table(7, 0, EBX) >> 20 & 1);
 }
 
 Test(cpu_cpuid, without_long_mode_nothing_of_it_is_left)
 {
-    cr_assert_eq(mon_cpuid_build(&table, "host,-lm", err, sizeof(err)), 0);
+    cr_assert_eq(mon_cpuid_build(&table, "host,-lm", false, err, sizeof(err)), 0);
     cr_assert(!table.has_long && !table.has_1g && !table.has_fsgsbase);
     cr_assert_eq(in_table(0x80000001, 0, EDX) & (1u << 29 | 1u << 26 | 1u << 11), 0);
     cr_assert_eq(in_table(0x80000001, 0, ECX) & 1, 0);
@@ -186,7 +186,7 @@ ParameterizedTestParameters(cpu_cpuid, bad_models_are_refused_by_name)
 }
 ParameterizedTest(struct model_row *row, cpu_cpuid, bad_models_are_refused_by_name)
 {
-    cr_assert_eq(mon_cpuid_build(&table, row->model, err, sizeof(err)), NOVT_E_INVAL);
+    cr_assert_eq(mon_cpuid_build(&table, row->model, false, err, sizeof(err)), NOVT_E_INVAL);
     cr_assert(strstr(err, row->message), "%s", err);
 }
 
@@ -233,6 +233,10 @@ Test(cpu_cpuid, frequency_is_told_three_ways_and_is_true)
     if (guest(0, 0, EAX) >= 0x16) {
         cr_assert_eq((uint64_t)guest(0x15, 0, ECX) * guest(0x15, 0, EBX) / guest(0x15, 0, EAX),
                      khz * 1000);
+        cr_assert_eq(guest(0x15, 0, ECX), mon_vm_cpuid(m.v)->apic_khz * 1000);
+        cr_assert_eq(guest(0x15, 0, ECX) / 1000 * (uint32_t)guest(0x15, 0, EBX) /
+                         guest(0x15, 0, EAX),
+                     khz, "in 32 bits, as Linux calculates");
         cr_assert(guest(0x16, 0, EAX) >= khz / 1000 && guest(0x16, 0, EAX) <= khz / 1000 + 1);
     }
     clock_gettime(CLOCK_MONOTONIC_RAW, &before);
@@ -247,12 +251,19 @@ Test(cpu_cpuid, frequency_is_told_three_ways_and_is_true)
               measured, (unsigned long long)khz);
 }
 
-Test(cpu_cpuid, hypervisor_leaves_have_our_signature)
+/* KVM's clock, and nothing else of its interface; our own name behind it. */
+Test(cpu_cpuid, hypervisor_leaves_are_kvms_and_ours)
 {
     uint32_t signature[3] = {guest(0x40000000, 0, EBX), guest(0x40000000, 0, ECX),
                              guest(0x40000000, 0, EDX)};
-    cr_assert(!memcmp(signature, "novtnovtnovt", 12));
+    cr_assert(!memcmp(signature, "KVMKVMKVM\0\0", 12));
     cr_assert_eq(guest(0x40000000, 0, EAX), 0x40000010);
+    cr_assert_eq(guest(0x40000001, 0, EAX), 0x0100000b);
+    cr_assert_eq(guest(0x40000001, 0, EDX), 0);
+    cr_assert_eq(guest(0x40000010, 0, EBX), mon_vm_cpuid(m.v)->apic_khz);
+    uint32_t name[3] = {guest(0x40000100, 0, EBX), guest(0x40000100, 0, ECX),
+                        guest(0x40000100, 0, EDX)};
+    cr_assert(!memcmp(name, "novtnovtnovt", 12));
     cr_assert(guest(1, 0, ECX) >> 31);
 }
 
@@ -262,6 +273,25 @@ Test(cpu_cpuid, leaves_beyond_the_last_answer_as_it_does)
     cr_assert_eq(guest(last + 1, 0, EAX), guest(last, 0, EAX));
     cr_assert_eq(guest(0xa, 0, EAX), 0);
     cr_assert_eq(guest(6, 0, EAX), 0);
+}
+
+/* ---- the local APIC, which the embedder may have ---- */
+
+Test(cpu_cpuid, a_local_apic_is_the_embedders)
+{
+    cr_assert_eq(mon_cpuid_build(&table, "base", true, err, sizeof(err)), 0);
+    cr_assert(table.has_apic && table.has_x2apic && table.has_deadline);
+    cr_assert(in_table(1, 0, EDX) >> 9 & 1);
+    cr_assert(in_table(1, 0, ECX) >> 21 & 1);
+    cr_assert(in_table(1, 0, ECX) >> 24 & 1);
+    cr_assert(in_table(6, 0, EAX) >> 2 & 1, "ARAT");
+    cr_assert_eq(mon_cpuid_build(&table, "host,-x2apic", true, err, sizeof(err)), 0);
+    cr_assert(table.has_apic && !table.has_x2apic && table.has_deadline);
+    cr_assert_eq(mon_cpuid_build(&table, "host,-apic", true, err, sizeof(err)), 0);
+    cr_assert(!table.has_apic && !table.has_x2apic && !table.has_deadline);
+    cr_assert(!(in_table(1, 0, ECX) >> 21 & 1) && !in_table(6, 0, EAX));
+    cr_assert_eq(mon_cpuid_build(&table, "host,+x2apic", false, err, sizeof(err)), NOVT_E_INVAL);
+    cr_assert(strstr(err, "there is no local APIC"), "%s", err);
 }
 
 /* ---- MSRs ---- */

@@ -559,7 +559,6 @@ static struct enabled_row enabled_rows[] = {
     {"\xf0\x01\xc8", 3, 0, 0, MON_UD},             /* LOCK ADD to a register */
     {"\xf0\x8b\x03", 3, 0, 0, MON_UD},             /* LOCK MOV */
     {"\x0f\x0b", 2, 0, 0, MON_UD},                 /* UD2 */
-    {"\x0f\x01\xc1", 3, 0, 0, MON_UD},             /* VMCALL */
     {"\xc7\xf8\x00\x00\x00\x00", 6, 0, 0, MON_UD}, /* XBEGIN */
     {"\x8e\xc8", 2, 0, 0, MON_UD},                 /* MOV to CS */
     {"\x0f\x22\xe8", 3, 0, 0, MON_UD},             /* MOV to CR5 */
@@ -577,6 +576,18 @@ ParameterizedTest(struct enabled_row *row, cpu_step, what_is_not_enabled_faults)
     code_at(CODE, row->bytes, row->len);
     ASSERT_FAULT(mon_step(v), row->vector, 0);
     ASSERT_HEX(v->cpu->rip, CODE);
+}
+
+/* KVM's error codes for a hypercall that is not there, and for user code. */
+Test(cpu_step, hypercalls_are_refused_politely)
+{
+    code_at(CODE, "\x0f\x01\xc1\x0f\x01\xd9", 6); /* VMCALL, VMMCALL */
+    ASSERT_OK(mon_step(v));
+    ASSERT_HEX(v->cpu->gpr[RT_AX], (uint32_t)-1000);
+    v->cpu->cpl = 3;
+    ASSERT_OK(mon_step(v));
+    ASSERT_HEX(v->cpu->gpr[RT_AX], (uint32_t)-1);
+    ASSERT_HEX(v->cpu->rip, CODE + 6);
 }
 
 struct privilege_row {

@@ -132,7 +132,7 @@ static struct form_row forms[] = {
     F("arpl", CALLOUT, arpl, 0x63, 0xc1),
     F("fxsave", CALLOUT, fxsave, 0x0f, 0xae, 0x00),
     F("fnstenv", CALLOUT, fnstenv, 0xd9, 0x30),
-    F("vmcall", ABSENT, absent, 0x0f, 0x01, 0xc1),
+    F("vmcall", CALLOUT, vmcall, 0x0f, 0x01, 0xc1),
     F("xbegin", ABSENT, absent, 0xc7, 0xf8, 0, 0, 0, 0),
     F("rdpkru", ABSENT, absent, 0x0f, 0x01, 0xee),
     F("endbr32, a NOP", COPY, nop, 0xf3, 0x0f, 0x1e, 0xfb),
