@@ -97,6 +97,8 @@ struct cc {
 /* Returns 0 or a negative errno. */
 int cc_create(struct cc *cc, size_t size, uint64_t max_gpa);
 void cc_destroy(struct cc *cc);
+/* Bytes of address space that such a cache takes. */
+uint64_t cc_address_space(size_t size, uint64_t max_gpa);
 
 /* region.c: executable memory as a transaction. */
 

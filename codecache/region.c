@@ -32,12 +32,26 @@ static int map_views(struct cc *cc)
 }
 
 /* Sizes follow from what translations look like: 40 bytes of host code a row, 60 a site. */
-static int reserve_arenas(struct cc *cc, uint64_t max_gpa)
+static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
 {
-    cc->max_blocks = (uint32_t)(cc->size / 48);
-    cc->max_sites = (uint32_t)(cc->size / 32);
-    cc->max_maps = (uint32_t)(cc->size / 4);
+    cc->size = size;
+    cc->max_blocks = (uint32_t)(size / 48);
+    cc->max_sites = (uint32_t)(size / 32);
+    cc->max_maps = (uint32_t)(size / 4);
     cc->max_gfn = max_gpa >> 12;
+}
+
+uint64_t cc_address_space(size_t size, uint64_t max_gpa)
+{
+    struct cc cc;
+    size_arenas(&cc, size, max_gpa);
+    return 2 * size + cc.max_blocks * sizeof(*cc.blocks) + cc.max_sites * sizeof(*cc.sites) +
+           cc.max_maps * sizeof(*cc.maps) + HASH_SIZE * sizeof(*cc.hash) +
+           cc.max_gfn * sizeof(*cc.pages) + cc.max_gfn / 512 * sizeof(*cc.code_2m) + CC_TABLE_SIZE;
+}
+
+static int reserve_arenas(struct cc *cc)
+{
     cc->blocks = rt_os_reserve(cc->max_blocks * sizeof(*cc->blocks));
     cc->sites = rt_os_reserve(cc->max_sites * sizeof(*cc->sites));
     cc->maps = rt_os_reserve(cc->max_maps * sizeof(*cc->maps));
@@ -51,11 +65,11 @@ static int reserve_arenas(struct cc *cc, uint64_t max_gpa)
 
 int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
 {
-    cc->size = size;
+    size_arenas(cc, size, max_gpa);
     cc->fd = cc->table_fd = -1;
     int rc = map_views(cc);
     if (rc == 0)
-        rc = reserve_arenas(cc, max_gpa);
+        rc = reserve_arenas(cc);
     if (rc < 0)
         cc_destroy(cc);
     return rc;
@@ -125,9 +139,11 @@ void **cc_table_new(struct cc *cc)
 
 void cc_table_clear(struct cc *cc, void **table)
 {
-    (void)cc;
     /* Private pages go; what is read next is the memfd's again. */
-    rt_os_discard(table, CC_TABLE_SIZE);
+    if (rt_os_discard(table, CC_TABLE_SIZE) == 0)
+        return;
+    for (unsigned i = 0; i < CC_TABLE_ENTRIES; i++)
+        table[i] = cc->miss_stub;
 }
 
 void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)

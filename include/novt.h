@@ -96,6 +96,27 @@ struct novt_config {
     const char *cpu; /* "host", "base" or "host,-name,+name"; NULL means "host" */
 };
 
+enum novt_host_verdict {
+    NOVT_HOST_OK,
+    NOVT_HOST_SLOWER,  /* there is another way, which costs something */
+    NOVT_HOST_MISSING, /* novt_vm_create() fails here */
+};
+
+/* One thing that the library asks of the host. */
+struct novt_host_row {
+    const char *name;             /* lower_case, stable */
+    enum novt_host_verdict found; /* on this host, in this process */
+    char text[200];               /* what there is; otherwise what it means and the remedy */
+};
+
+/* Tries what a VM with this configuration (NULL: the defaults) needs of the host. Fills at most n
+ * rows; returns how many there are. Leaves nothing behind. */
+NOVT_API size_t novt_host_report(const struct novt_config *config, struct novt_host_row *rows,
+                                 size_t n);
+
+/* Bytes of address space that a VM with one vCPU takes, guest memory and its windows aside. */
+NOVT_API uint64_t novt_host_address_space(const struct novt_config *config);
+
 /* Creates a VM without memory or vCPUs. On failure *vm is NULL and, when err is not NULL, err
  * (err_len bytes) holds the reason as a sentence. */
 NOVT_API int novt_vm_create(const struct novt_config *config, struct novt_vm **vm, char *err,

@@ -183,6 +183,7 @@ static void catch_fatal_signals(void)
             sigaction(fatal[i], &action, NULL);
     }
     signal(SIGPIPE, SIG_IGN);
+    signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` is an error of that write */
 }
 
 int mon_events_take_signals(struct mon_machine *m, struct mon_error *err)

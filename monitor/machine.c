@@ -6,6 +6,7 @@
  *
  * A guest that halts with interrupts off has ended: there is nothing that could wake it. */
 #include "monitor/machine.h"
+#include "monitor/check.h"
 #include "monitor/sandbox.h"
 
 #include <errno.h>
@@ -448,7 +449,9 @@ static void init_lock(struct mon_machine *m)
 static int build(struct mon_machine *m, struct mon_error *err)
 {
     const struct mon_machine_config *config = m->config;
-    int status = create_board(m, err);
+    int status = mon_check_limits(&config->engine, config->memory, err);
+    if (!status)
+        status = create_board(m, err);
     if (!status)
         status = mon_ram_create(&m->ram, config->memory, err);
     if (!status)

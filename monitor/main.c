@@ -2,6 +2,7 @@
  *
  * The only file of the command that parses arguments, prints failures and exits. A failure is one
  * line on standard error, naming the thing and the remedy; boot/error.h has the statuses. */
+#include "monitor/check.h"
 #include "monitor/machine.h"
 
 #include <argp.h>
@@ -292,6 +293,51 @@ static int command_run(int argc, char **argv)
     return status;
 }
 
+/* --- novt check --------------------------------------------------------------------------------*/
+
+static error_t parse_check_option(int key, char *arg, struct argp_state *state)
+{
+    struct mon_machine_config *config = state->input;
+    switch (key) {
+    case KEY_MEMORY:
+        config->memory = size_argument(state, "memory", arg);
+        return 0;
+    case KEY_CODE_CACHE:
+        config->engine.code_cache_size = size_argument(state, "code-cache", arg);
+        return 0;
+    case ARGP_KEY_ARG:
+        argp_failure(state, MON_E_USAGE, 0, "unexpected argument '%s'; see novt check --help", arg);
+        return 0;
+    default:
+        return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int command_check(int argc, char **argv)
+{
+    static const struct argp_option check_options[] = {
+        {"memory", KEY_MEMORY, "SIZE", 0, "The guest's memory, 512M unless given", 0},
+        {"code-cache", KEY_CODE_CACHE, "SIZE", 0, "Size of the code cache, 64M unless given", 0},
+        {0},
+    };
+    static const struct argp argp = {
+        .options = check_options,
+        .parser = parse_check_option,
+        .doc = "Tries what novt needs of this host, and prints what there is and what is used "
+               "instead."
+               "\vExit status: 0 when a guest can run, 8 when something is missing.",
+    };
+    static char name[] = "novt check";
+    struct mon_machine_config config = {
+        .memory = DEFAULT_MEMORY,
+        .engine = {.size = sizeof(struct novt_config)},
+    };
+
+    argv[0] = name;
+    argp_parse(&argp, argc, argv, 0, NULL, &config);
+    return mon_check_print(&config.engine, config.memory, stdout);
+}
+
 /* `novt COMMAND ...`: what is before and instead of the command. */
 static error_t parse_command(int key, char *arg, struct argp_state *state)
 {
@@ -313,9 +359,10 @@ int main(int argc, char **argv)
     static char version[64], name[] = "novt";
     static const struct argp argp = {
         .parser = parse_command,
-        .args_doc = "run [OPTION...]",
+        .args_doc = "run [OPTION...]\ncheck [OPTION...]",
         .doc = "Full virtualization of x86 on x86 by dynamic binary translation."
-               "\vCommands:\n  run    run a guest; `novt run --help` lists its options",
+               "\vCommands:\n  run    run a guest; `novt run --help` lists its options\n"
+               "  check  print what this host offers, and what falls back to what",
     };
     char *command = NULL;
 
@@ -326,6 +373,8 @@ int main(int argc, char **argv)
         argv[0] = name;
     if (argc > 1 && !strcmp(argv[1], "run"))
         return command_run(argc - 1, argv + 1);
+    if (argc > 1 && !strcmp(argv[1], "check"))
+        return command_check(argc - 1, argv + 1);
 
     argp_parse(&argp, argc, argv, ARGP_IN_ORDER, NULL, &command);
     if (command)

@@ -14,6 +14,7 @@
 #include <stdlib.h>
 #include <sys/auxv.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -68,15 +69,14 @@ void *rt_os_reserve(size_t size)
     return map(NULL, size, RT_PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 }
 
-void rt_os_unmap(void *p, size_t size)
+int rt_os_unmap(void *p, size_t size)
 {
-    if (p)
-        munmap(p, size);
+    return !p || munmap(p, size) == 0 ? 0 : -errno;
 }
 
-void rt_os_discard(void *p, size_t size)
+int rt_os_discard(void *p, size_t size)
 {
-    madvise(p, size, MADV_DONTNEED);
+    return madvise(p, size, MADV_DONTNEED) == 0 ? 0 : -errno;
 }
 
 int rt_os_map_at(void *at, size_t size, int prot, int fd, uint64_t offset, bool populate)
@@ -114,6 +114,12 @@ long rt_os_max_map_count(void)
         count = 65530;
     fclose(f);
     return count;
+}
+
+uint64_t rt_os_address_limit(void)
+{
+    struct rlimit limit;
+    return getrlimit(RLIMIT_AS, &limit) == 0 ? limit.rlim_cur : ~0ull;
 }
 
 bool rt_os_has_fsgsbase(void)

@@ -30,15 +30,17 @@ void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot);
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size);
 /* Zeroed memory that costs nothing until touched. */
 void *rt_os_reserve(size_t size);
-void rt_os_unmap(void *p, size_t size);
+/* May fail where it would leave two mappings of one: the host limits their number. */
+int rt_os_unmap(void *p, size_t size);
 /* Gives the pages' memory back; they read as zero afterwards. */
-void rt_os_discard(void *p, size_t size);
+int rt_os_discard(void *p, size_t size);
 /* Maps fd's pages at a fixed address inside a window; replaces what was there. */
 int rt_os_map_at(void *at, size_t size, int prot, int fd, uint64_t offset, bool populate);
 int rt_os_protect(void *at, size_t size, int prot);
 uint64_t rt_os_now_ns(void);
 uint64_t rt_os_wall_ns(void); /* since 1970, UTC */
 long rt_os_max_map_count(void);
+uint64_t rt_os_address_limit(void); /* RLIMIT_AS, in bytes; all ones for none */
 /* Whether user mode may execute WRGSBASE (AT_HWCAP2 bit 1). */
 bool rt_os_has_fsgsbase(void);
 /* A file to append to, for perf maps: opened once, because the embedder may give up open(). */

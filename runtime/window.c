@@ -42,6 +42,7 @@ uint8_t *rt_window_claim(void)
 void rt_window_release(uint8_t *base)
 {
     unsigned index = (unsigned)(((uint64_t)base - RT_WINDOW_SIZE - ZONE_START) / STRIDE);
-    rt_os_unmap(base, RT_WINDOW_SIZE);
+    if (rt_os_unmap(base, RT_WINDOW_SIZE) < 0)
+        return; /* never again: the next owner must not find pages in it */
     __atomic_fetch_and(&claimed[index / 64], ~(1ull << (index % 64)), __ATOMIC_ACQ_REL);
 }

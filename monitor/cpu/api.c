@@ -11,9 +11,8 @@
 #include <stdio.h>
 #include <string.h>
 
-#define DEFAULT_CODE_CACHE (64ull << 20)
-#define MIN_CODE_CACHE     (256ull << 10)
-#define MAX_CODE_CACHE     (1024ull << 20)
+#define MIN_CODE_CACHE (256ull << 10)
+#define MAX_CODE_CACHE (1024ull << 20)
 
 struct novt_vm {
     struct mon_vm vm;
@@ -75,7 +74,7 @@ static int take_config(struct mon_vm *vm, const struct novt_config *config)
 
     memcpy(&vm->config, config, size);
     if (!vm->config.code_cache_size)
-        vm->config.code_cache_size = DEFAULT_CODE_CACHE;
+        vm->config.code_cache_size = MON_DEFAULT_CODE_CACHE;
     vm->config.code_cache_size = (vm->config.code_cache_size + 4095) & ~4095ull;
     if (vm->config.code_cache_size < MIN_CODE_CACHE || vm->config.code_cache_size > MAX_CODE_CACHE)
         return fail(vm, NOVT_E_INVAL,
@@ -92,12 +91,17 @@ static int take_config(struct mon_vm *vm, const struct novt_config *config)
     return NOVT_OK;
 }
 
+/* The first thing that is missing, in the words of the report. */
 static int host_check(struct mon_vm *vm)
 {
-    __builtin_cpu_init();
-    if (!__builtin_cpu_supports("bmi2") || !__builtin_cpu_supports("avx"))
-        return fail(vm, NOVT_E_HOST,
-                    "this CPU has no BMI2 or AVX: novt needs Haswell, Zen or newer");
+    struct novt_host_row rows[16];
+    size_t n = novt_host_report(&vm->config, rows, 16);
+
+    RT_ASSERT(n <= 16);
+    for (size_t i = 0; i < n; i++) {
+        if (rows[i].found == NOVT_HOST_MISSING)
+            return fail(vm, NOVT_E_HOST, "%s", rows[i].text);
+    }
     return NOVT_OK;
 }
 
@@ -482,6 +486,8 @@ int novt_vcpu_run(struct novt_vcpu *vcpu)
     rc = mon_run(v);
     detach(v);
     rt_fault_unmask(mask);
+    if (rc == NOVT_E_NOMEM)
+        fail(v->vm, rc, "%s", v->host_failure);
     v->vm->stat[MON_STAT_time_in_monitor] += __builtin_ia32_rdtsc() - start;
     mon_count(v, MON_STAT_exits_to_embedder);
     publish(v);

@@ -177,8 +177,9 @@ struct mon_vcpu {
     bool kicked;    /* set by novt_vcpu_kick() under run.immediate_exit's rules */
     bool tsc_moved; /* by the guest; due as NOVT_EXIT_TSC */
     /* Set by whoever changes something that translated code depends on; run.c acts on it. */
-    bool mode_changed;  /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
-    bool space_changed; /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
+    const char *host_failure; /* what the host refused that cannot be gone without: the run ends */
+    bool mode_changed;        /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
+    bool space_changed;       /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
     /* run.c's own */
     bool slow;   /* the current mode is the slow path's */
     bool resume; /* an instruction waits for the embedder's answer */

@@ -673,12 +673,13 @@ int mon_run(struct mon_vcpu *v)
 
     rebind_segments(v);
     v->mode_changed = true;
+    v->host_failure = NULL;
     if (v->resume) {
         v->resume = false;
         take_answer(v);
         rc = slow_step(v);
     }
-    while (rc != MON_EXIT) {
+    while (rc != MON_EXIT && !v->host_failure) {
         if (rc == MON_FAULT) {
             mon_count(v, MON_STAT_exceptions);
             rc = mon_exception_deliver(v);
@@ -689,8 +690,9 @@ int mon_run(struct mon_vcpu *v)
             continue;
         if (v->mode_changed)
             mode_update(v);
-        rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
+        if (!v->host_failure)
+            rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
     }
     rt_fpu_park(v->cpu);
-    return NOVT_OK;
+    return v->host_failure ? NOVT_E_NOMEM : NOVT_OK;
 }

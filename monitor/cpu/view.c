@@ -27,6 +27,11 @@
  * Supervisor windows are few and recycled by revalidation, so that the kernel's half stays mapped
  * when processes come and go.
  *
+ * The host may refuse any call (too many mappings, no memory). A refused mapping is tried again
+ * with less of other spaces, then the slow path does without; a window where pages could not be
+ * unmapped or protected is emptied whole, which needs no new host mapping. What cannot be done at
+ * all ends novt_vcpu_run() with NOVT_E_NOMEM (mon_vcpu.host_failure).
+ *
  * Context: the vCPU's thread; mon_view_fill() in the fault handler, translated code interrupted. */
 #include "monitor/cpu/vm.h"
 
@@ -70,6 +75,7 @@ struct view {
     uint8_t shift;       /* of a slot: 21 or 22 */
     uint8_t *window;
     uint32_t maps; /* host mappings, an upper bound */
+    bool broken;   /* the host refused to unmap something: all of it has to go */
     uint16_t nused;
     uint16_t used_slot[MAX_SLOTS];
     uint8_t slot_used[MAX_SLOTS];
@@ -241,7 +247,7 @@ static void unmap_pages(struct mon_vcpu *v, struct view *view, uint64_t gla, uns
     }
     if (!mapped)
         return;
-    rt_os_unmap(view->window + gla, (size_t)pages << 12);
+    view->broken |= rt_os_unmap(view->window + gla, (size_t)pages << 12) < 0;
     mon_count(v, MON_STAT_window_dropped);
 }
 
@@ -254,7 +260,7 @@ static void drop_slot(struct mon_vcpu *v, struct view *view, unsigned slot)
         leaf_free(v->views, view->leaf[slot]);
     }
     if (view->slot_large[slot]) {
-        rt_os_unmap(view->window + gla, 1ull << view->shift);
+        view->broken |= rt_os_unmap(view->window + gla, 1ull << view->shift) < 0;
         if (view->space->cls == VIEW_USER) /* code may have been entered anywhere in it */
             cc_table_clear(&v->vm->cc, view->space->table);
     }
@@ -299,9 +305,20 @@ static void empty_view(struct mon_vcpu *v, struct view *view)
     view->nused = 0;
     v->views->maps -= view->maps;
     view->maps = 0;
-    rt_os_unmap(view->window, RT_WINDOW_SIZE);
+    if (rt_os_unmap(view->window, RT_WINDOW_SIZE) < 0)
+        v->host_failure = "cannot unmap guest pages";
+    view->broken = false;
     if (view->space->cls == VIEW_USER)
         cc_table_clear(&v->vm->cc, view->space->table);
+}
+
+/* After something that unmaps: true when that failed, and all of the view has gone instead. */
+static bool mend(struct mon_vcpu *v, struct view *view)
+{
+    if (__builtin_expect(!view->broken, 1))
+        return false;
+    empty_view(v, view);
+    return true;
 }
 
 /* ---- revalidation ---- */
@@ -366,6 +383,7 @@ static void revalidate(struct mon_vcpu *v, struct view *view, bool global)
     }
     if (dropped)
         compact_used(view);
+    mend(v, view);
 }
 
 static uint64_t read64(const struct mon_vcpu *v, uint64_t gpa)
@@ -559,7 +577,8 @@ static struct space *space_for(struct mon_vcpu *v, uint64_t root, enum view_clas
     }
     if (!old)
         old = oldest_space(set, cls == VIEW_USER, false);
-    RT_ASSERT(old);
+    if (!old)
+        return NULL;
     recycle_space(v, old, root, cls);
     return old;
 }
@@ -659,13 +678,17 @@ static void **select_table(struct mon_vcpu *v, struct space *space, uint32_t key
     return set->super_table;
 }
 
-static void make_deltas(struct mon_vcpu *v, struct space *space)
+static bool make_deltas(struct mon_vcpu *v, struct space *space)
 {
+    if (space->deltas)
+        return true;
     space->deltas = rt_os_map_private(NULL, v->views->deltas_fd, 0, DELTAS_SIZE);
-    RT_ASSERT(space->deltas);
+    if (!space->deltas)
+        return false;
     for (unsigned i = 0; i < space->nviews; i++)
         space->deltas[space->view[i]->hi] =
             (uint64_t)space->view[i]->window - canonical(space->view[i]->hi);
+    return true;
 }
 
 void mon_view_select(struct mon_vcpu *v, uint32_t key)
@@ -673,16 +696,17 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
     struct mon_view_set *set = v->views;
     struct space *space = space_for(v, root_of(v), class_of(v));
 
+    if (!space || ((key & TR_K_LONG) && !make_deltas(v, space))) {
+        v->host_failure = "no host memory for another guest address space";
+        return;
+    }
     space->stamp = ++set->clock;
     set->current = space;
     v->cpu->canary = set->void_window - 1;
-    if (key & TR_K_LONG) {
-        if (!space->deltas)
-            make_deltas(v, space);
+    if (key & TR_K_LONG)
         v->cpu->window = (uint8_t *)space->deltas;
-    } else {
+    else
         v->cpu->window = view_get(v, space, 0)->window;
-    }
     v->cpu->jump_table = select_table(v, space, key);
 }
 
@@ -761,6 +785,7 @@ static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
                    leaf_pte(view, leaf, page)) {
         unmap_pages(v, view, lpn << 12, 1);
     }
+    mend(v, view);
 }
 
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
@@ -842,9 +867,13 @@ static bool map_run(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_
     const struct mon_slot *ram = ram_slot(v->vm, gpa);
     uint64_t offset = gpa - ram->gpa;
 
-    if (rt_os_map_at(view->window + gla, bytes, writable ? RT_PROT_RW : RT_PROT_R, ram->fd,
-                     ram->offset + offset, bytes <= 16 * 4096) < 0)
-        return false;
+    while (rt_os_map_at(view->window + gla, bytes, writable ? RT_PROT_RW : RT_PROT_R, ram->fd,
+                        ram->offset + offset, bytes <= 16 * 4096) < 0) {
+        struct view *victim = largest_view(v->views, false);
+        if (!victim)
+            return false;
+        empty_view(v, victim);
+    }
     view->maps += 2;
     v->views->maps += 2;
     mon_count(v, MON_STAT_window_mappings);
@@ -861,7 +890,7 @@ static void use_slot(struct view *view, unsigned slot)
 }
 
 /* Protects the pages with code inside a large run that is mapped writable. */
-static void protect_code_in(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_t gpa,
+static bool protect_code_in(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_t gpa,
                             uint64_t bytes)
 {
     struct cc *cc = &v->vm->cc;
@@ -874,10 +903,14 @@ static void protect_code_in(struct mon_vcpu *v, struct view *view, uint64_t gla,
         }
         if (!page_has_code(v->vm, page))
             continue;
-        rt_os_protect(view->window + gla + at, 4096, RT_PROT_R);
+        if (rt_os_protect(view->window + gla + at, 4096, RT_PROT_R) < 0) {
+            empty_view(v, view);
+            return false;
+        }
         view->maps += 2;
         v->views->maps += 2;
     }
+    return true;
 }
 
 static bool walk_writable(const struct mon_vcpu *v, const struct mon_walk *walk)
@@ -921,11 +954,11 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
         view->slot_gpa[next] = gpa + at;
         bytes = at + size;
     }
-    if (!map_run(v, view, gla, gpa, bytes, writable))
+    if (!map_run(v, view, gla, gpa, bytes, writable)) {
+        empty_view(v, view); /* slots are marked above that hold nothing */
         return false;
-    if (writable)
-        protect_code_in(v, view, gla, gpa, bytes);
-    return true;
+    }
+    return !writable || protect_code_in(v, view, gla, gpa, bytes);
 }
 
 /* The leaf for a slot, made from the page table that the walk used (or from a large page). */
@@ -1077,8 +1110,8 @@ static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
         /* Mapped as a run, but this page write-protected because it held code: it holds none now.
          */
         if (view->slot_large[slot] == 2 && view->pde[slot] == walk->entry[last] && writable &&
-            !code)
-            return rt_os_protect(view->window + (gla & ~4095ull), 4096, RT_PROT_RW) == 0;
+            !code && rt_os_protect(view->window + (gla & ~4095ull), 4096, RT_PROT_RW) == 0)
+            return true;
         if (!split && fill_large(v, view, slot, walk->entry[last], walk->entry_gpa[last], base,
                                  writable, walk->page_shift == 30))
             return true;
@@ -1114,6 +1147,7 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t)gla, &walk)
                                     : fill_identity(v, view, gla, write);
     mon_count(v, MON_STAT_fault_window_fill);
+    mend(v, view); /* then the next fault fills again */
     return done ? MON_FILL_DONE : MON_FILL_STEP;
 }
 
@@ -1135,10 +1169,15 @@ static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
     }
     struct leaf *leaf = leaf_for(v, view, slot, walk->entry[last - 1], walk->entry_gpa[last - 1],
                                  walk->entry_gpa[last] & ~4095ull, 0);
-    if (!leaf)
-        return;
-    if (leaf->flags[i] && leaf_pte(view, leaf, i) != walk->entry[last])
+    if (leaf && leaf->flags[i] && leaf_pte(view, leaf, i) != walk->entry[last])
         unmap_pages(v, view, (uint32_t)gla & ~4095u, 1);
+    if (mend(v, view)) /* into an empty view: once */
+        leaf = leaf_for(v, view, slot, walk->entry[last - 1], walk->entry_gpa[last - 1],
+                        walk->entry_gpa[last] & ~4095ull, 0);
+    if (!leaf) { /* whoever changed this mapping would not know of the block */
+        v->host_failure = "no host memory for another guest page table";
+        return;
+    }
     if (!leaf->flags[i]) {
         if (view->shift == 21)
             leaf->pte64[i] = walk->entry[last];
@@ -1188,7 +1227,8 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     } else {
         track_super(v, b, (v->cr4 & MON_CR4_PGE) && walk->global && (!walk2 || walk2->global));
     }
-    cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
+    if (!v->host_failure)
+        cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
 }
 
 static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *view, uint64_t gpa,
@@ -1201,14 +1241,21 @@ static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *
         uint64_t gla = (uint64_t)slot << view->shift;
         struct leaf *leaf = view->leaf[slot];
         if (view->slot_large[slot] == 2 && gpa - view->slot_gpa[slot] < size) {
-            rt_os_protect(view->window + gla + (gpa - view->slot_gpa[slot]), 4096, RT_PROT_R);
+            if (rt_os_protect(view->window + gla + (gpa - view->slot_gpa[slot]), 4096, RT_PROT_R) <
+                0) {
+                empty_view(v, view);
+                return;
+            }
             view->maps += 2;
             v->views->maps += 2;
         }
         for (unsigned j = 0; small && leaf && j < slot_pages(view); j++) {
             if (!(leaf->flags[j] & PF_WRITE) || pte_frame(view, leaf_pte(view, leaf, j)) != gpa)
                 continue;
-            rt_os_protect(view->window + gla + ((uint64_t)j << 12), 4096, RT_PROT_R);
+            if (rt_os_protect(view->window + gla + ((uint64_t)j << 12), 4096, RT_PROT_R) < 0) {
+                empty_view(v, view);
+                return;
+            }
             leaf->flags[j] &= (uint8_t)~PF_WRITE;
             view->maps += 2;
             v->views->maps += 2;
