@@ -72,6 +72,11 @@ struct cc_page {
 };
 
 #define CC_COLLIDED 16384u
+#define CC_SEEN     65536u
+
+/* What class of memory (long_operand.c) an instruction accesses for which the first guess was
+ * wrong: one, or in time several. */
+enum cc_seen { CC_SEEN_NOTHING, CC_SEEN_CLASS0, CC_SEEN_MIXED = CC_SEEN_CLASS0 + 4 };
 
 struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
@@ -91,6 +96,7 @@ struct cc {
     int table_fd;
     uint8_t *miss_stub;                  /* what a jump table's empty entries hold */
     uint64_t collided[CC_COLLIDED / 64]; /* by hash of pc: blocks that share a table slot */
+    uint8_t seen[CC_SEEN];               /* by hash of pc: enum cc_seen */
     uint64_t flushes, invalidated, linked, unlinked;
 };
 
@@ -167,6 +173,13 @@ static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {
     uint32_t bit = (uint32_t)(pc ^ pc >> 16) % CC_COLLIDED;
     return cc->collided[bit / 64] >> (bit % 64) & 1;
+}
+/* The instruction at pc, in block b, accesses memory of another class than its code was made for:
+ * drops the block and remembers the class. */
+void cc_see(struct cc *cc, struct cc_block *b, uint64_t pc, unsigned class);
+static inline uint8_t *cc_seen(struct cc *cc, uint64_t pc)
+{
+    return &cc->seen[(pc ^ pc >> 16) % CC_SEEN];
 }
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
 {

@@ -101,3 +101,12 @@ void cc_collide(struct cc *cc, struct cc_block *b)
     if (b->valid)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }
+
+void cc_see(struct cc *cc, struct cc_block *b, uint64_t pc, unsigned class)
+{
+    uint8_t *seen = cc_seen(cc, pc);
+
+    *seen = *seen == CC_SEEN_NOTHING ? (uint8_t)(CC_SEEN_CLASS0 + class) : CC_SEEN_MIXED;
+    if (b->valid)
+        block_drop(cc, (uint32_t)(b - cc->blocks));
+}

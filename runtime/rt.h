@@ -53,9 +53,14 @@ intptr_t rt_cpu_offset(void);
 
 /* ---- window.c ---- */
 
-/* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of at least 2 GiB on both
- * sides. */
+/* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of 4 GiB on both sides; NULL
+ * when there are none left. */
 uint8_t *rt_window_claim(void);
+/* Claims the 4 GiB at base. A neighbour that the caller owns needs no guard. False: not possible
+ * there, or taken. */
+bool rt_window_claim_at(uint64_t base, bool owns_below, bool owns_above);
+/* Whether base lies where rt_window_claim_at() may place a window. */
+bool rt_window_possible(uint64_t base);
 void rt_window_release(uint8_t *base);
 #define RT_WINDOW_SIZE (1ull << 32)
 

@@ -17,7 +17,8 @@
  *
  *   rax..r8, r12..r15  the guest's; rsp is the guest's plus rsp_delta
  *   r9-r11    scratch; the guest's own are in gpr[9] to gpr[11]
- *   gs base   table of deltas: host address = guest address + deltas[address >> 32 & 0xffff] */
+ *   gs base   table of deltas: host address = guest address + deltas[address >> 32 & 0xffff],
+ *             and the bytes that check addresses (long_operand.c) */
 #ifndef NOVT_RUNTIME_VCPU_H
 #define NOVT_RUNTIME_VCPU_H
 
@@ -94,6 +95,7 @@ struct rt_cpu {
     uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
     const void *miss;              /* the miss stub of the current mode */
     const uint8_t *canary;         /* 64-bit entry checks load from here (long_flow.c) */
+    uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
     struct rt_fault fault;
     void *xsave;                      /* parked vector state, 64-byte aligned */
     void *owner;                      /* struct mon_vcpu; NULL when no vCPU runs on this thread */

@@ -4,45 +4,96 @@
  * is not mapped is a hole, not a PROT_NONE reservation, because a page in a hole costs one host
  * mapping and one in a reservation two. Holes are safe only where nothing else is ever placed:
  *
- *   0                 16 TiB            31 TiB                 42 TiB            128 TiB
- *   | program (no PIE)  | mimalloc hints  | windows, 8 GiB apart | bottom-up mmaps, PIE, heap,
- * top-down mmaps [guard 2G][4G][guard 2G]
+ *      0 - 31 TiB    program without PIE, sanitizers' shadow (to 16), mimalloc's hints (2 to 30)
+ *     31 - 42 TiB    windows wherever there is room
+ *     42 - 46 TiB    mappings bottom-up, in the kernel's legacy layout
+ *     46 - 84 TiB    windows at an address that the caller asks for
+ *     84 - 88 TiB    PIE and heap
+ *     88 - 125 TiB   windows at an address that the caller asks for, but for 96 to 101 TiB,
+ *                    AddressSanitizer's heap
+ *    125 - 128 TiB   mappings top-down, stack
  *
- * The kernel places mappings by itself top-down from the stack, or with the legacy layout bottom-up
- * from 42.7 TiB; sanitizers' shadows end at 16 TiB; mimalloc's hints end at 30 TiB. novt's own
- * allocations never give hints.
+ * Next to a claimed range there is always one that is not, 4 GiB of guard, unless the caller owns
+ * both. novt's own allocations never give hints.
  *
  * The map of claimed ranges is process-wide: the one piece of state that several VMs share, with
- * the signal handlers. Thread: any; a bitmap of atomics. */
+ * the signal handlers. Thread: any, under a spin lock; not in signal context. */
 #include "runtime/rt.h"
 
-#define ZONE_START 0x1f0000000000ull
-#define ZONE_END   0x2a0000000000ull
-#define STRIDE     (2 * RT_WINDOW_SIZE)
-#define WINDOWS    ((ZONE_END - ZONE_START) / STRIDE)
+#define TIB      (1ull << 40)
+#define GRANULES (128 * TIB / RT_WINDOW_SIZE)
 
-static uint64_t claimed[(WINDOWS + 63) / 64];
+static uint64_t claimed[GRANULES / 64];
+static bool locked;
 
-/* A window starts 4 GiB into its stride: 2 GiB of its own guard and more from the neighbour. */
-static uint8_t *window_base(unsigned index)
+static void lock(void)
 {
-    return (uint8_t *)(ZONE_START + index * STRIDE + RT_WINDOW_SIZE);
+    while (__atomic_test_and_set(&locked, __ATOMIC_ACQUIRE))
+        __builtin_ia32_pause();
+}
+
+static void unlock(void)
+{
+    __atomic_clear(&locked, __ATOMIC_RELEASE);
+}
+
+static bool is_claimed(uint64_t granule)
+{
+    return claimed[granule / 64] >> (granule % 64) & 1;
+}
+
+static void set_claimed(uint64_t granule, bool value)
+{
+    uint64_t bit = 1ull << (granule % 64);
+
+    claimed[granule / 64] = (claimed[granule / 64] & ~bit) | (value ? bit : 0);
+}
+
+bool rt_window_possible(uint64_t base)
+{
+    static const struct {
+        uint64_t from, to;
+    } zone[] = {{46 * TIB, 84 * TIB}, {88 * TIB, 96 * TIB}, {101 * TIB, 125 * TIB}};
+
+    for (unsigned i = 0; i < sizeof(zone) / sizeof(zone[0]); i++) {
+        if (base >= zone[i].from + RT_WINDOW_SIZE && base < zone[i].to - RT_WINDOW_SIZE)
+            return true;
+    }
+    return false;
+}
+
+bool rt_window_claim_at(uint64_t base, bool owns_below, bool owns_above)
+{
+    uint64_t granule = base / RT_WINDOW_SIZE;
+    bool free = rt_window_possible(base);
+
+    lock();
+    free = free && !is_claimed(granule) && (owns_below || !is_claimed(granule - 1)) &&
+           (owns_above || !is_claimed(granule + 1));
+    if (free)
+        set_claimed(granule, true);
+    unlock();
+    return free;
 }
 
 uint8_t *rt_window_claim(void)
 {
-    for (unsigned index = 0; index < WINDOWS - 1; index++) {
-        uint64_t bit = 1ull << (index % 64);
-        if (!(__atomic_fetch_or(&claimed[index / 64], bit, __ATOMIC_ACQ_REL) & bit))
-            return window_base(index);
-    }
-    return NULL;
+    uint64_t granule = 31 * TIB / RT_WINDOW_SIZE + 1, end = 42 * TIB / RT_WINDOW_SIZE - 1;
+
+    lock();
+    while (granule < end && is_claimed(granule))
+        granule += 2;
+    if (granule < end)
+        set_claimed(granule, true);
+    unlock();
+    return granule < end ? (uint8_t *)(granule * RT_WINDOW_SIZE) : NULL;
 }
 
 void rt_window_release(uint8_t *base)
 {
-    unsigned index = (unsigned)(((uint64_t)base - RT_WINDOW_SIZE - ZONE_START) / STRIDE);
     if (rt_os_unmap(base, RT_WINDOW_SIZE) < 0)
         return; /* never again: the next owner must not find pages in it */
-    __atomic_fetch_and(&claimed[index / 64], ~(1ull << (index % 64)), __ATOMIC_ACQ_REL);
+    lock();
+    set_claimed((uint64_t)base / RT_WINDOW_SIZE, false);
+    unlock();
 }

@@ -26,6 +26,13 @@ struct tr_tail {
     uint16_t insn;  /* index of the instruction */
 };
 
+/* What 64-bit code knows of addresses at this point (long_operand.c). */
+struct tr_long {
+    int8_t r11;           /* the class whose delta is in r11, or -1 */
+    uint16_t checked;     /* registers whose slot is known to be at home in their class */
+    uint8_t class_of[16]; /* what class each register's value is taken for */
+};
+
 /* A block in the making. */
 struct tr_block {
     const struct tr_request *rq;
@@ -42,7 +49,7 @@ struct tr_block {
     struct tr_tail tail[TR_MAX_TAILS];
     unsigned ntails;
     uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
-    int delta_of; /* 64-bit code: base register whose slot's delta is in r11, or -1 */
+    struct tr_long lng;            /* 64-bit code: what is known here */
 };
 
 static inline void e1(struct tr_block *t, unsigned b)

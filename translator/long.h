@@ -1,8 +1,9 @@
 /* long.h - 64-bit code: registers, operands and emitters; private to translator/.
  *
  * Guest r9, r10 and r11 live in rt_cpu.gpr, so that the host's are free: H9 holds values, H10
- * addresses, H11 deltas. An instruction that names one of the guest's three gets H9 (or another
- * that is free) in its place, loaded before and stored after. */
+ * addresses, H11 deltas; tr_long.r11 says which one, if it is worth keeping. An instruction that
+ * names one of the guest's three gets H9 (or another that is free) in its place, loaded before and
+ * stored after. */
 #ifndef NOVT_TRANSLATOR_LONG_H
 #define NOVT_TRANSLATOR_LONG_H
 
@@ -81,6 +82,8 @@ bool l_ret(struct tr_block *t, unsigned i);
 bool l_loop(struct tr_block *t, unsigned i);
 
 /* What translate.c needs in 64-bit code. */
+void l_begin(struct tr_block *t);
+void l_after(struct tr_block *t, const struct tr_insn *insn);
 void l_entry(struct tr_block *t, bool collided);
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link);
 void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub);

@@ -73,7 +73,6 @@ static void entry_branch(struct tr_block *t)
  * before a window that is never mapped. */
 void l_entry(struct tr_block *t, bool collided)
 {
-    t->delta_of = -1;
     if (collided) {
         entry_branch(t);
         return;
@@ -167,8 +166,6 @@ bool l_loop(struct tr_block *t, unsigned i)
     const struct tr_insn *insn = &t->insn[i];
     uint8_t *field;
 
-    if (t->delta_of == RT_CX)
-        t->delta_of = -1;
     if (insn->adsize == 32)
         e1(t, 0x67);
     e2(t, insn->opcode, 2);
@@ -227,8 +224,6 @@ bool l_pop(struct tr_block *t, unsigned i)
         if (reg >= 8)
             e1(t, 0x41);
         e1(t, 0x58 | (reg & 7));
-        if (t->delta_of == (int)reg)
-            t->delta_of = -1;
     }
     return true;
 }
@@ -250,7 +245,7 @@ bool l_string(struct tr_block *t, unsigned i)
 
     if (insn->adsize != 64 || insn->lock || (si && (insn->seg == TR_FS || insn->seg == TR_GS)))
         return false;
-    t->delta_of = -1;
+    t->lng.r11 = -1;
     if (si)
         l_delta(t, H10, RT_SI);
     else
@@ -402,8 +397,6 @@ bool l_rdtsc(struct tr_block *t, unsigned i)
 {
     if (!(t->rq->key & TR_K_TSC))
         return false;
-    if (t->delta_of == RT_AX || t->delta_of == RT_DX || t->delta_of == RT_CX)
-        t->delta_of = -1;
     if (t->insn[i].op == TR_OP_rdtscp) {
         e3(t, 0x0f, 0x01, 0xf9);
         e_state(t, 0, 0x8b, RT_CX, STATE(tsc_aux));

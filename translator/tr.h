@@ -154,6 +154,10 @@ struct tr_stubs {
 /* Emits the stubs into an empty region and seals it. 0 or a negative errno. */
 int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs);
 
+/* 64-bit code: where the bytes that check addresses of a class (bits 46 and 47) start, behind GS;
+ * addresses are divided by 2^20 and wrap at 4 GiB (long_operand.c). */
+#define TR_CHECK_BASE(class) (((class) + 1u) << 29)
+
 struct tr_request {
     struct cc *cc;
     const struct tr_stubs *stubs;
@@ -165,6 +169,7 @@ struct tr_request {
     /* The next page's bytes, when its translation is known to be needed: gpa2 its address. */
     const uint8_t *bytes2;
     uint64_t gpa2;
+    const uint64_t *gpr; /* 64-bit code: the guest's registers now, for guesses; may be NULL */
 };
 
 enum tr_result {
@@ -172,6 +177,9 @@ enum tr_result {
     TR_FULL,        /* the code region or an arena is full: flush and try again */
     TR_SECOND_PAGE, /* the first instruction goes on in the next page: fill in bytes2 */
 };
+
+/* Whether the host instruction at hpc is a check of an address, and of which class. */
+bool tr_is_check(const uint8_t *hpc, unsigned *class);
 
 /* Makes a block. Several threads may translate into different caches. */
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block);

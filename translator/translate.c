@@ -250,18 +250,19 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     tr_map(t, i, CC_R_IDENTITY);
     nmap = t->nmap;
     emitter *emit = is_long(t) ? long_emitters[insn->op] : emitters[insn->op];
-    int delta_of = t->delta_of;
+    struct tr_long lng = t->lng;
     if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED)
         emit = NULL;
-    if (emit && !insn->lock && emit(t, i))
+    if (emit && (!insn->lock || insn->cls == TR_COPY) && emit(t, i)) {
+        if (is_long(t))
+            l_after(t, insn);
         return ends_block(insn);
-    if (emit && insn->lock && insn->cls == TR_COPY && emit(t, i))
-        return false;
+    }
     t->p = before;
     t->nmap = nmap;
     t->ntails = ntails;
     t->nsites = nsites;
-    t->delta_of = delta_of;
+    t->lng = lng;
     emit_callout(t, i);
     return true;
 }
@@ -328,6 +329,8 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
 {
     bool left = false;
 
+    if (is_long(t))
+        l_begin(t);
     emit_entry(t);
     proto->direct = (uint16_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {

@@ -184,9 +184,10 @@ struct mon_vcpu {
     bool slow;   /* the current mode is the slow path's */
     bool resume; /* an instruction waits for the embedder's answer */
     uint8_t after_fault;
-    uint32_t key; /* enum tr_key of the current mode */
-    void *table;  /* jump table of the current view */
-    int tid;      /* of the thread that runs it, 0 when none */
+    unsigned check_class; /* AFTER_CHECK: what the check was for */
+    uint32_t key;         /* enum tr_key of the current mode */
+    void *table;          /* jump table of the current view */
+    int tid;              /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
     struct mon_native *native;        /* native.c */
     struct mon_verify *verify;        /* verify.c; NULL without NOVT_F_VERIFY */

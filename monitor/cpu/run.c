@@ -262,6 +262,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
         .key = v->key,
         .max_insns = v->verify ? mon_verify_block_limit(v, walk->gpa) : 64,
         .bytes = mon_vm_ram(v, walk->gpa, NULL),
+        .gpr = v->cpu->gpr,
     };
 
     *block = NULL;
@@ -406,9 +407,28 @@ static void take_answer(struct mon_vcpu *v)
     v->replay.data[v->replay.done++] = data;
 }
 
+/* The linear address of the ModRM operand, as far as general registers make it. */
+static uint64_t operand_address(const struct mon_vcpu *v, const struct tr_insn *insn)
+{
+    const uint64_t *gpr = v->cpu->gpr;
+    uint64_t address = (uint64_t)insn->disp;
+
+    if (insn->base == 16)
+        address += v->cpu->rip + insn->len;
+    else if (insn->base >= 0)
+        address += gpr[insn->base];
+    if (insn->index >= 0 && !insn->vsib)
+        address += gpr[insn->index] * insn->scale;
+    if (insn->adsize == 32)
+        address = (uint32_t)address;
+    if (insn->seg == TR_FS || insn->seg == TR_GS)
+        address += v->seg[insn->seg].base;
+    return address;
+}
+
 /* 64-bit code reached memory for which there is no window yet: makes the windows that the
- * instruction at rip may use. */
-static void touch_operands(struct mon_vcpu *v)
+ * instruction at rip may use. Returns the address of its ModRM operand, or 0. */
+static uint64_t touch_operands(struct mon_vcpu *v)
 {
     const uint64_t *gpr = v->cpu->gpr;
     struct mon_walk walk;
@@ -421,7 +441,7 @@ static void touch_operands(struct mon_vcpu *v)
     if (!mon_walk_peek(v, v->cpu->rip, &walk) || !mon_vm_ram(v, walk.gpa, NULL) ||
         tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, &insn) !=
             TR_DECODE_OK)
-        return;
+        return 0;
     if (insn.cls == TR_STRING) {
         mon_view_touch(v, gpr[RT_SI]);
         mon_view_touch(v, gpr[RT_DI]);
@@ -429,19 +449,27 @@ static void touch_operands(struct mon_vcpu *v)
     if (insn.op == TR_OP_leave)
         mon_view_touch(v, gpr[RT_BP]);
     if (!insn.has_mem)
-        return;
-    address = (uint64_t)insn.disp;
-    if (insn.base == 16)
-        address += v->cpu->rip + insn.len;
-    else if (insn.base >= 0)
-        address += gpr[insn.base];
-    if (insn.index >= 0 && !insn.vsib)
-        address += gpr[insn.index] * insn.scale;
-    if (insn.adsize == 32)
-        address = (uint32_t)address;
-    if (insn.seg == TR_FS || insn.seg == TR_GS)
-        address += v->seg[insn.seg].base;
+        return 0;
+    address = operand_address(v, &insn);
     mon_view_touch(v, address);
+    return address;
+}
+
+/* The check in front of an access failed. Its slot gets a window, if it has none; if the guess of
+ * its class was wrong (or its window is not at home), the instruction is translated again. */
+static void after_check(struct mon_vcpu *v)
+{
+    uint64_t address = touch_operands(v);
+    struct cc_block *b = cc_find(&v->vm->cc, v->cpu->fault.pc);
+    struct mon_walk walk;
+
+    if (!b || !mon_walk_peek(v, address, &walk) ||
+        ((address >> 46 & 3) == v->check_class && mon_view_at_home(v, address)))
+        return;
+    cc_see(&v->vm->cc, b, v->cpu->rip,
+           mon_view_at_home(v, address) ? (unsigned)(address >> 46) & 3 : v->check_class);
+    if (*cc_seen(&v->vm->cc, v->cpu->rip) == CC_SEEN_MIXED)
+        mon_count(v, MON_STAT_sites_mixed);
 }
 
 /* ---- faults and kicks (signal context) ---- */
@@ -470,7 +498,11 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
     v->after_fault = AFTER_STEP;
     if (entry_collision(v, context))
         return RT_FAULT_RETRY;
-    if (fault->vector == MON_PF && mon_view_gla(v, fault->addr, &gla)) {
+    if (fault->vector == MON_PF && mon_view_is_check(v, fault->addr) &&
+        tr_is_check(fault->pc, &v->check_class)) {
+        mon_count(v, MON_STAT_fault_check);
+        v->after_fault = AFTER_CHECK;
+    } else if (fault->vector == MON_PF && mon_view_gla(v, fault->addr, &gla)) {
         switch (mon_view_fill(v, gla, fault->write)) {
         case MON_FILL_DONE:
             return RT_FAULT_RETRY;
@@ -615,11 +647,12 @@ static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
         return MON_OK;
     case RT_EXIT_FAULT:
         mon_count(v, MON_STAT_exits_fault);
-        if (v->after_fault == AFTER_STEP) {
-            if (v->key & TR_K_LONG)
-                touch_operands(v);
+        if (v->after_fault == AFTER_CHECK)
+            after_check(v);
+        else if (v->after_fault == AFTER_STEP && (v->key & TR_K_LONG))
+            touch_operands(v);
+        if (v->after_fault == AFTER_STEP || v->after_fault == AFTER_CHECK)
             return slow_step(v);
-        }
         return v->after_fault == AFTER_EXCEPTION ? MON_FAULT : MON_OK;
     default:
         RT_ASSERT(!"an exit reason without a case");

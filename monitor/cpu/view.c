@@ -17,6 +17,18 @@
  * of deltas, indexed by address bits 32 to 47, that leads translated code to the windows; where
  * there is none it leads into a void that always faults.
  *
+ * Windows of one class, which is address bits 46 and 47, are placed so that one delta serves all of
+ * them (space.home): translated code adds it without a lookup, after a load from the byte that
+ * stands for the slot has not faulted (mon_check_page(); long_operand.c has the code, and why no
+ * address gets past it). The range of 4 GiB that holds a space's tables:
+ *
+ *   0            deltas, 512 KiB
+ *   512 MiB - 128 MiB ... + 128 MiB   check pages of class 0: one for each slot that is at home
+ *   1 GiB, 1.5 GiB, 2 GiB             of classes 1, 2, 3
+ *
+ * When the place of a slot is taken (by another space), the class moves: another delta, which fits
+ * all its slots.
+ *
  * A page is writable in a view only if its dirty bit is set and it holds no translated code
  * (cc_page.code): then a store faults, and the slow path does it and drops the blocks.
  *
@@ -70,8 +82,9 @@ struct leaf {
 };
 
 struct view {
-    struct space *space; /* NULL: free, but the window stays claimed */
+    struct space *space; /* NULL: free, without a window */
     uint16_t hi;         /* bits 32 to 47 of its linear addresses */
+    bool at_home;        /* window - linear address is its class's delta */
     uint8_t shift;       /* of a slot: 21 or 22 */
     uint8_t *window;
     uint32_t maps; /* host mappings, an upper bound */
@@ -94,6 +107,7 @@ struct space {
     void **table; /* jump table; user spaces only */
     uint32_t table_key;
     uint64_t *deltas; /* 64-bit spaces: window - linear address, by bits 32 to 47 */
+    uint64_t home[4]; /* deltas by class; 0: none yet */
     struct view *view[SPACE_VIEWS];
 };
 
@@ -112,6 +126,7 @@ struct mon_view_set {
     uint64_t config;                       /* paging control bits that mappings depend on */
     uint64_t clock;
     uint32_t maps;
+    uint32_t placements; /* spreads the spaces' homes over the host's addresses */
     struct leaf *free_leaf;
 };
 
@@ -142,6 +157,20 @@ static uint64_t canonical(uint64_t hi)
 static uint16_t hi_of(uint64_t gla)
 {
     return (uint16_t)(gla >> 32);
+}
+
+static unsigned home_class(uint16_t hi)
+{
+    return hi >> 14;
+}
+
+/* Where the byte that stands for a slot's addresses is; translated code computes the same
+ * (long_operand.c). */
+static uint8_t *check_page(const struct space *space, uint16_t hi)
+{
+    uint32_t index = (uint32_t)(canonical(hi) >> 20) + TR_CHECK_BASE(home_class(hi));
+
+    return (uint8_t *)space->deltas + index;
 }
 
 static struct view *view_at(const struct space *space, uint16_t hi)
@@ -455,6 +484,11 @@ static void detach_view(struct mon_vcpu *v, struct view *view)
     space->view[i] = space->view[--space->nviews];
     if (space->deltas)
         space->deltas[view->hi] = (uint64_t)v->views->void_window - canonical(view->hi);
+    /* With a byte that says otherwise, nothing else may ever come to that window's place. */
+    if (!view->at_home || rt_os_unmap(check_page(space, view->hi), 4096) == 0)
+        rt_window_release(view->window);
+    view->window = NULL;
+    view->at_home = false;
     view->space = NULL;
 }
 
@@ -471,20 +505,14 @@ static struct space *oldest_space(struct mon_view_set *set, bool super, bool wit
     return best;
 }
 
-/* A view object with a window: a free one, or the oldest space's. */
+/* A view object: a free one, or one of the oldest space's. */
 static struct view *take_view(struct mon_vcpu *v)
 {
     struct mon_view_set *set = v->views;
 
     for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        struct view *view = &set->view[i];
-        if (view->space)
-            continue;
-        if (!view->window)
-            view->window = rt_window_claim();
-        if (view->window)
-            return view;
-        break;
+        if (!set->view[i].space)
+            return &set->view[i];
     }
     struct space *victim = oldest_space(set, false, true);
     if (!victim)
@@ -496,6 +524,102 @@ static struct view *take_view(struct mon_vcpu *v)
     return view;
 }
 
+/* ---- homes: one delta for all slots of a class ---- */
+
+#define HOME_TRIES 20000
+#define HOME_STEP  1009 /* prime, in units of a window */
+
+/* Addresses that a class is likely to hold as well: programs, and the stack with the mappings below
+ * it (Linux, arch/x86: ELF_ET_DYN_BASE and TASK_SIZE). */
+static const uint16_t class1_also[] = {0x5555, 0x5655, 0x7eff, 0x7fff};
+
+static bool home_suits(const struct space *space, uint16_t hi, uint64_t delta)
+{
+    if (!rt_window_possible(canonical(hi) + delta))
+        return false;
+    for (unsigned i = 0; home_class(hi) == 1 && i < 4; i++) {
+        if (!rt_window_possible(canonical(class1_also[i]) + delta))
+            return false;
+    }
+    for (unsigned i = 0; i < space->nviews; i++) {
+        uint16_t other = space->view[i]->hi;
+        if (home_class(other) == home_class(hi) && !rt_window_possible(canonical(other) + delta))
+            return false;
+    }
+    return true;
+}
+
+static void set_home(struct mon_vcpu *v, struct space *space, unsigned class, uint64_t delta)
+{
+    space->home[class] = delta;
+    if (space == v->views->current)
+        v->cpu->class_delta[class] = delta;
+}
+
+static void detach_class(struct mon_vcpu *v, struct space *space, unsigned class)
+{
+    for (unsigned i = 0; i < space->nviews;) {
+        if (home_class(space->view[i]->hi) == class)
+            detach_view(v, space->view[i]);
+        else
+            i++;
+    }
+}
+
+/* Claims a window for slot hi at home: where the class's delta puts it. */
+static uint8_t *claim_at_home(const struct space *space, uint16_t hi, uint64_t delta)
+{
+    uint64_t base = canonical(hi) + delta;
+    const struct view *below = view_at(space, (uint16_t)(hi - 1));
+    const struct view *above = view_at(space, (uint16_t)(hi + 1));
+    bool owns_below = below && (uint64_t)below->window == base - RT_WINDOW_SIZE;
+    bool owns_above = above && (uint64_t)above->window == base + RT_WINDOW_SIZE;
+
+    return rt_window_claim_at(base, owns_below, owns_above) ? (uint8_t *)base : NULL;
+}
+
+/* Finds a new delta for a class. All its views go (their pages come back on demand), so that none
+ * stays away from home. */
+static uint8_t *move_home(struct mon_vcpu *v, struct space *space, uint16_t hi)
+{
+    struct mon_view_set *set = v->views;
+    uint64_t first = (uint64_t)++set->placements * 331;
+    uint8_t *window = NULL;
+
+    for (unsigned i = 0; i < HOME_TRIES && !window; i++) {
+        uint64_t granule = (first + (uint64_t)i * HOME_STEP) % (1u << 15);
+        uint64_t delta = granule * RT_WINDOW_SIZE - canonical(hi);
+        if (!home_suits(space, hi, delta))
+            continue;
+        if (space->home[home_class(hi)])
+            detach_class(v, space, home_class(hi));
+        window = claim_at_home(space, hi, delta);
+        if (window)
+            set_home(v, space, home_class(hi), delta);
+    }
+    mon_count(v, MON_STAT_homes_moved);
+    return window;
+}
+
+static void take_window(struct mon_vcpu *v, struct space *space, struct view *view)
+{
+    uint64_t delta = space->home[home_class(view->hi)];
+
+    view->at_home = false;
+    view->window = NULL;
+    if (space->deltas) {
+        if (delta)
+            view->window = claim_at_home(space, view->hi, delta);
+        if (!view->window)
+            view->window = move_home(v, space, view->hi);
+        view->at_home = view->window && rt_os_map_at(check_page(space, view->hi), 4096, RT_PROT_R,
+                                                     v->views->deltas_fd, 0, true) == 0;
+    }
+    if (!view->window)
+        view->window = rt_window_claim();
+    RT_ASSERT(view->window);
+}
+
 static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t hi)
 {
     struct view *view = view_at(space, hi);
@@ -505,9 +629,10 @@ static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t h
     if (space->nviews == SPACE_VIEWS)
         detach_view(v, space->view[0]);
     view = take_view(v);
-    view->space = space;
     view->hi = hi;
     view->shift = uses_pae(v) ? 21 : 22;
+    take_window(v, space, view);
+    view->space = space;
     space->view[space->nviews++] = view;
     if (space->deltas)
         space->deltas[hi] = (uint64_t)view->window - canonical(hi);
@@ -621,12 +746,13 @@ void mon_views_destroy(struct mon_vcpu *v)
     if (!set)
         return;
     for (unsigned i = 0; i < MAX_VIEWS; i++) {
-        if (set->view[i].window)
+        if (set->view[i].space)
             rt_window_release(set->view[i].window);
     }
     for (unsigned i = 0; i < MAX_SPACES; i++) {
         cc_table_free(set->space[i].table);
-        rt_os_unmap(set->space[i].deltas, DELTAS_SIZE);
+        if (set->space[i].deltas)
+            rt_window_release((uint8_t *)set->space[i].deltas);
     }
     if (set->void_window) {
         rt_os_unmap(set->void_window - 4096, 4096);
@@ -678,16 +804,22 @@ static void **select_table(struct mon_vcpu *v, struct space *space, uint32_t key
     return set->super_table;
 }
 
+/* The first 64-bit code in a space: windows that 32-bit code had are not at home. */
 static bool make_deltas(struct mon_vcpu *v, struct space *space)
 {
+    uint8_t *range;
+
     if (space->deltas)
         return true;
-    space->deltas = rt_os_map_private(NULL, v->views->deltas_fd, 0, DELTAS_SIZE);
-    if (!space->deltas)
+    range = rt_window_claim();
+    if (!range)
         return false;
-    for (unsigned i = 0; i < space->nviews; i++)
-        space->deltas[space->view[i]->hi] =
-            (uint64_t)space->view[i]->window - canonical(space->view[i]->hi);
+    if (!rt_os_map_private(range, v->views->deltas_fd, 0, DELTAS_SIZE)) {
+        rt_window_release(range);
+        return false;
+    }
+    empty_space(v, space);
+    space->deltas = (uint64_t *)(void *)range;
     return true;
 }
 
@@ -703,10 +835,13 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
     space->stamp = ++set->clock;
     set->current = space;
     v->cpu->canary = set->void_window - 1;
-    if (key & TR_K_LONG)
+    if (key & TR_K_LONG) {
         v->cpu->window = (uint8_t *)space->deltas;
-    else
+        for (unsigned i = 0; i < 4; i++)
+            v->cpu->class_delta[i] = space->home[i];
+    } else {
         v->cpu->window = view_get(v, space, 0)->window;
+    }
     v->cpu->jump_table = select_table(v, space, key);
 }
 
@@ -722,6 +857,20 @@ bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
         }
     }
     return false;
+}
+
+bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host)
+{
+    const struct space *space = v->views->current;
+
+    return space->deltas && host - (uint64_t)space->deltas < RT_WINDOW_SIZE;
+}
+
+bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla)
+{
+    const struct view *view = view_at(v->views->current, hi_of(gla));
+
+    return view && view->at_home && canonical(view->hi) == (gla & ~0xffffffffull);
 }
 
 void mon_view_touch(struct mon_vcpu *v, uint64_t gla)

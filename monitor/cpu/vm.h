@@ -54,7 +54,7 @@ struct mon_vm {
 };
 
 /* What the fault handler left to do (mon_vcpu.after_fault). */
-enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP };
+enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP, AFTER_CHECK };
 
 static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
 {
@@ -72,6 +72,9 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key);
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
 /* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
 void mon_view_touch(struct mon_vcpu *v, uint64_t gla);
+/* Whether a host address is among the bytes that check addresses, and whether gla's slot passes. */
+bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host);
+bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla);
 /* 64-bit code: what to add to gla. */
 uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
 /* A page fault of translated code at linear address gla (signal context). */
