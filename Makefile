@@ -185,7 +185,7 @@ userland: tools | deps
 # --- Tests -----------------------------------------------------------------------------------
 
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) diff stress boot
+SUITES_ALL := $(SUITES_QUICK) diff stress boot sandbox inject escape
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
