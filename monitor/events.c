@@ -38,18 +38,26 @@ void mon_events_arm(struct mon_machine *m, bool exact)
         set_timer(m, deadline);
 }
 
+/* The vCPU will come by itself: for an open window, or when CR8 no longer holds the interrupt back.
+ */
+static bool vcpu_will_come(const struct mon_machine *m)
+{
+    return m->run->request_interrupt_window ||
+           (m->run->tpr_threshold && m->run->tpr_threshold == mon_lapic_threshold(&m->pc.lapic));
+}
+
 /* After the devices changed: the vCPU must hear of a new interrupt. It asks for a window itself
  * while one is pending, so only what came up since it entered the guest needs a kick. */
 static void notify_vcpu(struct mon_machine *m)
 {
-    if (!mon_pic_has_interrupt(&m->pc.pic)) {
+    if (!mon_pc_may_have_interrupt(&m->pc)) {
         if (m->halted)
             pthread_cond_signal(&m->wake); /* a deadline may have moved */
         return;
     }
     if (m->halted) {
         pthread_cond_signal(&m->wake);
-    } else if (m->in_guest && !m->kicked && !m->run->request_interrupt_window) {
+    } else if (m->in_guest && !m->kicked && !vcpu_will_come(m)) {
         m->kicked = true;
         m->count.kicks++;
         novt_vcpu_kick(m->vcpu);

@@ -18,6 +18,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#define MSR_APIC_BASE  0x1bu
 #define TIMER_SLACK_NS 1000 /* of the sleep in HLT; 50,000 by default */
 
 uint64_t mon_machine_now(void *machine)
@@ -26,6 +27,18 @@ uint64_t mon_machine_now(void *machine)
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
     return (uint64_t)ts.tv_sec * MON_NS_PER_S + (uint64_t)ts.tv_nsec - m->epoch;
+}
+
+/* The guest's TSC. Any thread with the lock: the host's TSCs are in step. */
+static uint64_t guest_tsc(void *machine)
+{
+    const struct mon_machine *m = machine;
+    return __builtin_ia32_rdtsc() + m->tsc_offset;
+}
+
+static void send_nmi(void *machine)
+{
+    novt_vcpu_nmi(((struct mon_machine *)machine)->vcpu);
 }
 
 static uint64_t wall_time(void)
@@ -100,10 +113,12 @@ static int reset(struct mon_machine *m, struct mon_error *err)
     for (unsigned i = 0, n = mon_ram_ranges(&m->ram, range); i < n; i++)
         novt_vm_memory_written(m->vm, range[i].gpa, range[i].size);
 
-    mon_pc_reset(&m->pc);
     novt_vcpu_reset(m->vcpu);
+    m->tsc_offset = m->run->tsc_offset;
+    mon_pc_reset(&m->pc);
     novt_vcpu_get_regs(m->vcpu, &regs);
     novt_vcpu_get_sregs(m->vcpu, &sregs);
+    mon_pc_set_apic_base(&m->pc, sregs.apic_base); /* the CPU model may be without */
     mon_entry_set(&entry, &regs, &sregs);
     if (novt_vcpu_set_sregs(m->vcpu, &sregs) != NOVT_OK ||
         novt_vcpu_set_regs(m->vcpu, &regs) != NOVT_OK)
@@ -211,9 +226,9 @@ static void handle_mmio(struct mon_machine *m)
     m->count.mmio_exits++;
     if (run->mmio.write) {
         memcpy(&data, run->mmio.data, run->mmio.size);
-        mon_bus_mmio_write(&m->pc.bus, run->mmio.gpa, run->mmio.size, data);
+        mon_pc_mmio_write(&m->pc, run->mmio.gpa, run->mmio.size, data);
     } else {
-        data = mon_bus_mmio_read(&m->pc.bus, run->mmio.gpa, run->mmio.size);
+        data = mon_pc_mmio_read(&m->pc, run->mmio.gpa, run->mmio.size);
         memcpy(run->mmio.data, &data, run->mmio.size);
     }
     if (m->config->log_io)
@@ -221,6 +236,24 @@ static void handle_mmio(struct mon_machine *m)
                 run->mmio.write ? "write" : "read ", (unsigned long long)run->mmio.gpa,
                 run->mmio.size, run->mmio.size * 2, (unsigned long long)data,
                 mon_bus_mmio_name(&m->pc.bus, run->mmio.gpa));
+}
+
+static void handle_msr(struct mon_machine *m)
+{
+    struct novt_run *run = m->run;
+    uint32_t index = run->msr.index;
+    bool write = run->exit_reason == NOVT_EXIT_WRMSR;
+
+    m->count.msr_exits++;
+    if (!write)
+        run->msr.error = !mon_pc_read_msr(&m->pc, index, &run->msr.data);
+    else if (index == MSR_APIC_BASE)
+        mon_pc_set_apic_base(&m->pc, run->msr.data);
+    else
+        run->msr.error = !mon_pc_write_msr(&m->pc, index, run->msr.data);
+    if (m->config->log_io)
+        fprintf(stderr, "io: %s msr %04x data %016llx%s\n", write ? "write" : "read ", index,
+                (unsigned long long)run->msr.data, run->msr.error ? " (#GP)" : "");
 }
 
 /* Whether the I/O thread waits for less than it should by now. */
@@ -254,7 +287,7 @@ static void sleep_in_halt(struct mon_machine *m)
     mon_events_arm(m, true);
     if (io_must_look(m))
         mon_machine_wake_io(m);
-    while (!m->stopped && !mon_pic_has_interrupt(&m->pc.pic)) {
+    while (!m->stopped && !mon_pc_has_interrupt(&m->pc)) {
         sleep_until_deadline(m);
         mon_machine_update(m);
     }
@@ -283,10 +316,19 @@ static void handle_exit(struct mon_machine *m)
     case NOVT_EXIT_HLT:
         handle_halt(m);
         break;
+    case NOVT_EXIT_RDMSR:
+    case NOVT_EXIT_WRMSR:
+        handle_msr(m);
+        break;
+    case NOVT_EXIT_TSC:
+        m->tsc_offset = m->run->tsc_offset;
+        mon_lapic_tsc_moved(&m->pc.lapic);
+        break;
     case NOVT_EXIT_SHUTDOWN:
         mon_request_make(&m->pc.request, MON_REQUEST_RESET, 0, "triple fault");
         break;
     case NOVT_EXIT_IRQ_WINDOW:
+    case NOVT_EXIT_TPR:
         m->count.window_exits++;
         break;
     case NOVT_EXIT_NONE:
@@ -308,15 +350,17 @@ static void handle_exit(struct mon_machine *m)
 /* Gives the vCPU what the interrupt controller has, or asks to be told when it can take it. */
 static void deliver_interrupt(struct mon_machine *m)
 {
-    if (m->run->ready_for_interrupt && mon_pic_has_interrupt(&m->pc.pic)) {
+    if (m->run->ready_for_interrupt && mon_pc_has_interrupt(&m->pc)) {
         mon_pc_update(&m->pc, mon_machine_now(m)); /* a tick due now is the same as the pending */
-        uint8_t vector = mon_pic_acknowledge(&m->pc.pic);
+        uint8_t vector = mon_pc_acknowledge(&m->pc);
         if (novt_vcpu_interrupt(m->vcpu, vector) != NOVT_OK)
             mon_machine_stop(m, MON_E_INTERNAL, "internal error: interrupt %02xh was refused",
                              vector);
         m->count.interrupts++;
     }
-    m->run->request_interrupt_window = mon_pic_has_interrupt(&m->pc.pic);
+    m->run->request_interrupt_window = mon_pc_has_interrupt(&m->pc);
+    m->run->cr8 = mon_lapic_cr8(&m->pc.lapic);
+    m->run->tpr_threshold = mon_lapic_threshold(&m->pc.lapic);
 }
 
 static void run_vcpu(struct mon_machine *m)
@@ -334,6 +378,7 @@ static void run_vcpu(struct mon_machine *m)
 
         pthread_mutex_lock(&m->lock);
         m->in_guest = m->kicked = false;
+        mon_lapic_set_cr8(&m->pc.lapic, m->run->cr8);
         if (status != NOVT_OK)
             mon_machine_stop(m, status == NOVT_E_NOMEM ? MON_E_MEMORY : MON_E_INTERNAL,
                              "cannot run the vCPU: %s: %s", novt_status_string(status),
@@ -367,12 +412,13 @@ void mon_machine_print_stats(struct mon_machine *m, FILE *to)
     print_row(to, "machine_halted_time", c->halted_ns, "ns");
     print_row(to, "machine_exits_io", c->io_exits, "count");
     print_row(to, "machine_exits_mmio", c->mmio_exits, "count");
+    print_row(to, "machine_exits_msr", c->msr_exits, "count");
     print_row(to, "machine_exits_halt", c->halt_exits, "count");
     print_row(to, "machine_exits_window", c->window_exits, "count");
     print_row(to, "machine_exits_kick", c->kick_exits, "count");
     print_row(to, "machine_kicks", c->kicks, "count");
     print_row(to, "machine_interrupts", c->interrupts, "count");
-    print_row(to, "machine_timer_ticks", m->pc.pit.edges, "count");
+    print_row(to, "machine_timer_ticks", m->pc.pit.edges + m->pc.lapic.timer_interrupts, "count");
     print_row(to, "machine_resets", c->resets, "count");
     print_row(to, "machine_sandbox", !m->config->no_sandbox, m->config->no_sandbox ? "off" : "on");
     fflush(to);
@@ -399,7 +445,9 @@ static int create_vm(struct mon_machine *m, struct mon_error *err)
 {
     char why[256] = "";
     struct mon_ram_range range[MON_RAM_RANGES_MAX];
-    int status = novt_vm_create(&m->config->engine, &m->vm, why, sizeof(why));
+    struct novt_config engine = m->config->engine;
+    engine.flags |= NOVT_F_LOCAL_APIC;
+    int status = novt_vm_create(&engine, &m->vm, why, sizeof(why));
     if (status != NOVT_OK)
         return mon_error_set(err, engine_error(status), "cannot create the virtual machine: %s",
                              why[0] ? why : novt_status_string(status));
@@ -413,6 +461,8 @@ static int create_vm(struct mon_machine *m, struct mon_error *err)
         return mon_error_set(err, engine_error(status), "cannot set up the virtual machine: %s",
                              novt_vm_error(m->vm));
     m->run = novt_vcpu_run_area(m->vcpu);
+    m->pc.config.tsc_khz = novt_vm_tsc_khz(m->vm);
+    m->pc.config.apic_khz = novt_vm_apic_khz(m->vm);
     return MON_OK;
 }
 
@@ -426,6 +476,11 @@ static int create_board(struct mon_machine *m, struct mon_error *err)
         .ram_below_4g = mon_ram_below_4g(&m->ram),
         .ram_above_4g = mon_ram_above_4g(&m->ram),
         .debug_exit_port = m->config->debug_exit_port,
+        .tsc = {guest_tsc, m},
+        .tsc_khz = 1,
+        .apic_khz = 1, /* until there is a CPU to ask */
+        .nmi = send_nmi,
+        .nmi_opaque = m,
     };
     m->epoch = mon_machine_now(m);
     if (!mon_pc_init(&m->pc, &config))

@@ -34,7 +34,7 @@ struct mon_machine_config {
 
 /* What the embedder's side counts, for the statistics. */
 struct mon_machine_counters {
-    uint64_t io_exits, mmio_exits, halt_exits, window_exits, kick_exits;
+    uint64_t io_exits, mmio_exits, msr_exits, halt_exits, window_exits, kick_exits;
     uint64_t interrupts, kicks, resets, halted_ns;
 };
 
@@ -54,6 +54,7 @@ struct mon_machine {
     pthread_cond_t wake; /* the vCPU sleeps in HLT */
     struct mon_pc pc;
     struct mon_console console;
+    uint64_t tsc_offset;      /* the guest's TSC is the host's plus this */
     uint64_t armed;           /* what timer_fd is set to; MON_NEVER for nothing */
     bool in_guest;            /* the vCPU's thread is inside novt_vcpu_run() */
     bool halted;              /* ... or asleep, and looks after the devices' deadlines itself */

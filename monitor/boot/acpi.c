@@ -1,17 +1,20 @@
 /* acpi.c - builds the ACPI tables.
  *
  *     E0000h  RSDP -> RSDT, XSDT -> FADT -> FACS, DSDT
+ *                              -> MADT, HPET
  *
- * There is no MADT: the machine has the two 8259s and no APIC. The FADT's hardware is
- * monitor/devices/acpi_pm.c's; reset goes through port CF9h. The DSDT is compiled from
+ * The FADT's hardware is monitor/devices/acpi_pm.c's; reset goes through port CF9h. The MADT's is
+ * lapic.c's, ioapic.c's and, as a PC has them too, the two 8259s'. The DSDT is compiled from
  * guest-support/acpi/dsdt.asl when novt is built.
  *
  * Source: ACPI 6.4, chapters 5.2.5 (RSDP), 5.2.7 and 5.2.8 (RSDT, XSDT), 5.2.9 (FADT), 5.2.10
- * (FACS). */
+ * (FACS), 5.2.12 (MADT); IA-PC HPET specification 1.0a, 3.2.4. */
 #include "monitor/boot/acpi.h"
 
 #include "monitor/boot/boot.h"
 #include "monitor/devices/acpi_pm.h"
+#include "monitor/devices/hpet.h"
+#include "monitor/devices/ioapic.h"
 #include "monitor/devices/rtc.h"
 #include "monitor/devices/sysctl.h"
 
@@ -25,14 +28,20 @@ enum {
     XSDT_AT = RSDP_AT + 0x80,
     FACS_AT = RSDP_AT + 0xc0, /* must be 64-byte aligned */
     FADT_AT = RSDP_AT + 0x100,
-    DSDT_AT = RSDP_AT + 0x240,
+    MADT_AT = RSDP_AT + 0x240,
+    HPET_AT = RSDP_AT + 0x2c0,
+    DSDT_AT = RSDP_AT + 0x300,
     RSDP_SIZE = 36,
     HEADER_SIZE = 36,
     FACS_SIZE = 64,
     FADT_SIZE = 276,
+    MADT_SIZE = 44 + 8 + 12 + 2 * 10 + 6,
+    HPET_TABLE_SIZE = 56,
 };
 
-_Static_assert(FADT_AT + FADT_SIZE <= DSDT_AT, "tables overlap");
+_Static_assert(FADT_AT + FADT_SIZE <= MADT_AT, "tables overlap");
+_Static_assert(MADT_AT + MADT_SIZE <= HPET_AT, "tables overlap");
+_Static_assert(HPET_AT + HPET_TABLE_SIZE <= DSDT_AT, "tables overlap");
 _Static_assert(DSDT_AT + sizeof(dsdt_aml) < MON_RAM_1M, "the DSDT is too large");
 
 enum {
@@ -45,7 +54,18 @@ enum {
     BOOT_LEGACY_DEVICES = 1 << 0, /* bit 1, a keyboard controller to probe, stays clear */
     BOOT_NO_VGA = 1 << 2,
     BOOT_NO_MSI = 1 << 3,
+    GAS_SYSTEM_MEMORY = 0,
     GAS_SYSTEM_IO = 1,
+    MADT_PCAT_COMPAT = 1 << 0, /* there are 8259s, to be masked */
+    MADT_CPU = 0,
+    MADT_IOAPIC = 1,
+    MADT_OVERRIDE = 2,
+    MADT_CPU_NMI = 4,
+    MADT_CPU_ENABLED = 1 << 0,
+    MADT_ALL_CPUS = 0xff,
+    TRIGGER_CONFORMS = 0,
+    TRIGGER_ACTIVE_HIGH = 1,
+    TRIGGER_LEVEL = 3 << 2,
     RESET_VALUE = 0x06, /* port CF9h: reset the CPU and the system */
 };
 
@@ -90,11 +110,18 @@ static void put_rsdp(uint8_t *t)
 
 static void put_roots(uint8_t *rsdt, uint8_t *xsdt)
 {
-    put_header(rsdt, "RSDT", HEADER_SIZE + 4, 1);
-    mon_put32(rsdt + HEADER_SIZE, FADT_AT);
+    static const uint32_t tables[] = {FADT_AT, MADT_AT, HPET_AT};
+    enum { COUNT = sizeof(tables) / sizeof(tables[0]) };
+
+    _Static_assert(HEADER_SIZE + 4 * COUNT <= XSDT_AT - RSDT_AT, "tables overlap");
+    _Static_assert(HEADER_SIZE + 8 * COUNT <= FACS_AT - XSDT_AT, "tables overlap");
+    put_header(rsdt, "RSDT", HEADER_SIZE + 4 * COUNT, 1);
+    put_header(xsdt, "XSDT", HEADER_SIZE + 8 * COUNT, 1);
+    for (unsigned i = 0; i < COUNT; i++) {
+        mon_put32(rsdt + HEADER_SIZE + 4 * i, tables[i]);
+        mon_put64(xsdt + HEADER_SIZE + 8 * i, tables[i]);
+    }
     seal(rsdt);
-    put_header(xsdt, "XSDT", HEADER_SIZE + 8, 1);
-    mon_put64(xsdt + HEADER_SIZE, FADT_AT);
     seal(xsdt);
 }
 
@@ -149,6 +176,51 @@ static void put_fadt(uint8_t *t)
     seal(t);
 }
 
+static uint8_t *put_entry(uint8_t *at, uint8_t type, uint8_t size)
+{
+    at[0] = type;
+    at[1] = size;
+    return at;
+}
+
+/* An ISA interrupt that is not at the I/O APIC pin of its number, or not as ISA's are. */
+static void put_override(uint8_t *at, uint8_t irq, uint32_t pin, uint16_t trigger)
+{
+    put_entry(at, MADT_OVERRIDE, 10);
+    at[3] = irq;
+    mon_put32(at + 4, pin);
+    mon_put16(at + 8, trigger);
+}
+
+static void put_madt(uint8_t *t)
+{
+    put_header(t, "APIC", MADT_SIZE, 5);
+    mon_put32(t + 36, MON_LAPIC_ADDRESS);
+    mon_put32(t + 40, MADT_PCAT_COMPAT);
+    uint8_t *at = put_entry(t + 44, MADT_CPU, 8); /* processor 0, APIC id 0 */
+    mon_put32(at + 4, MADT_CPU_ENABLED);
+    at = put_entry(at + 8, MADT_IOAPIC, 12);
+    at[2] = MON_IOAPIC_ID;
+    mon_put32(at + 4, MON_IOAPIC_ADDRESS);
+    at += 12;
+    put_override(at, 0, MON_IOAPIC_TIMER, TRIGGER_CONFORMS);
+    put_override(at + 10, MON_ACPI_SCI, MON_ACPI_SCI, TRIGGER_ACTIVE_HIGH | TRIGGER_LEVEL);
+    at = put_entry(at + 20, MADT_CPU_NMI, 6);
+    at[2] = MADT_ALL_CPUS;
+    at[5] = 1; /* LINT1 */
+    seal(t);
+}
+
+static void put_hpet(uint8_t *t)
+{
+    put_header(t, "HPET", HPET_TABLE_SIZE, 1);
+    mon_put32(t + 36, MON_HPET_ID);
+    t[40] = GAS_SYSTEM_MEMORY;
+    mon_put64(t + 44, MON_HPET_ADDRESS);
+    mon_put16(t + 53, MON_HPET_MIN_TICKS);
+    seal(t);
+}
+
 void mon_acpi_put(const struct mon_ram *ram)
 {
     uint8_t *base = mon_ram_at(ram, MON_RAM_FIRMWARE, MON_RAM_1M - MON_RAM_FIRMWARE);
@@ -157,6 +229,8 @@ void mon_acpi_put(const struct mon_ram *ram)
     put_roots(base + (RSDT_AT - RSDP_AT), base + (XSDT_AT - RSDP_AT));
     put_facs(base + (FACS_AT - RSDP_AT));
     put_fadt(base + (FADT_AT - RSDP_AT));
+    put_madt(base + (MADT_AT - RSDP_AT));
+    put_hpet(base + (HPET_AT - RSDP_AT));
     memcpy(base + (DSDT_AT - RSDP_AT), dsdt_aml, sizeof(dsdt_aml));
 }
 

@@ -51,6 +51,13 @@ bool mon_bus_add_mmio(struct mon_bus *bus, uint64_t base, uint64_t size,
     return true;
 }
 
+void mon_bus_move_mmio(struct mon_bus *bus, const void *device, uint64_t base)
+{
+    for (unsigned i = 0; i < bus->mmio_count; i++)
+        if (bus->mmio[i].device == device)
+            bus->mmio[i].base = base;
+}
+
 /* How many bytes of an access of size bytes at port one device takes in one piece. */
 static unsigned piece_size(const struct mon_bus *bus, uint16_t port, unsigned size)
 {

@@ -50,6 +50,10 @@ bool mon_bus_add_ports(struct mon_bus *bus, uint16_t base, unsigned count,
 bool mon_bus_add_mmio(struct mon_bus *bus, uint64_t base, uint64_t size,
                       const struct mon_mmio_ops *ops, void *device);
 
+/* The device's range begins at base from now on; what it then overlaps keeps its addresses if it
+ * was registered before. */
+void mon_bus_move_mmio(struct mon_bus *bus, const void *device, uint64_t base);
+
 /* size is 1, 2 or 4 for ports and 1 to 8 for MMIO. */
 uint32_t mon_bus_in(struct mon_bus *bus, uint16_t port, unsigned size);
 void mon_bus_out(struct mon_bus *bus, uint16_t port, unsigned size, uint32_t value);
