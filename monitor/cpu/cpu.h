@@ -179,7 +179,6 @@ struct mon_vcpu {
     /* Set by whoever changes something that translated code depends on; run.c acts on it. */
     const char *host_failure; /* what the host refused that cannot be gone without: the run ends */
     bool mode_changed;        /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
-    bool space_changed;       /* CR3, CR0.PG/WP, CR4.PAE/PSE/PGE/SMEP/SMAP, EFER.NXE */
     /* run.c's own */
     bool slow;   /* the current mode is the slow path's */
     bool resume; /* an instruction waits for the embedder's answer */
@@ -241,9 +240,13 @@ void mon_log(struct mon_vcpu *v, unsigned category, const char *format, ...)
 bool mon_log_on(const struct mon_vcpu *v, unsigned category);
 /* view.c: what a TLB would drop. Called after the state has changed. */
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla);
-/* MOV CR3 or a change of paging control bits; global: global pages are dropped too. */
+/* MOV CR3; keep: with bit 63 set, so that translations of the new PCID stay. */
+void mon_view_cr3(struct mon_vcpu *v, bool keep);
+/* Everything but global pages, of all PCIDs; global: these too, and for changes of paging control
+ * bits. */
 void mon_view_flush(struct mon_vcpu *v, bool global);
-/* The same for INVPCID single address etc. is left to the 64-bit machine. */
+/* Everything of one PCID but global pages. */
+void mon_view_invpcid(struct mon_vcpu *v, uint16_t pcid);
 
 /* ---- paging.c ---- */
 

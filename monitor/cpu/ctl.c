@@ -2,7 +2,7 @@
  *
  * Each write is checked as a whole and then committed, with the consequences: PDPTEs are loaded
  * again where SDM 3-4.4.1 says so, long mode is entered and left with CR0.PG (3-10.8.5), what a TLB
- * would drop is told to the views, and mode_changed and space_changed are set for the run loop.
+ * would drop is told to the views, and mode_changed is set for the run loop.
  * Which bits of CR4 and XCR0 exist follows from the VM's CPUID table.
  *
  * Context: the vCPU's thread. */
@@ -59,7 +59,6 @@ static enum mon_rc cr0_write(struct mon_vcpu *v, uint64_t value)
     if (changed & MON_CR0_PG && v->efer & MON_EFER_LME)
         v->efer = value & MON_CR0_PG ? v->efer | MON_EFER_LMA : v->efer & ~(uint64_t)MON_EFER_LMA;
     if (changed & (MON_CR0_PG | MON_CR0_WP)) {
-        v->space_changed = true;
         mon_view_flush(v, true);
     }
     if (changed & MON_CR0_PE)
@@ -88,9 +87,7 @@ static enum mon_rc cr3_write(struct mon_vcpu *v, uint64_t value)
         return rc;
 
     v->cr3 = value;
-    v->space_changed = true;
-    if (!keep)
-        mon_view_flush(v, false);
+    mon_view_cr3(v, keep);
     return MON_OK;
 }
 
@@ -170,7 +167,6 @@ static enum mon_rc cr4_write(struct mon_vcpu *v, uint64_t value)
     if (changed)
         v->mode_changed = true;
     if (changed & CR4_PAGING) {
-        v->space_changed = true;
         mon_view_flush(v, true);
     }
     return MON_OK;

@@ -302,7 +302,6 @@ static bool efer_write(struct mon_vcpu *v, uint64_t value)
     if (changed)
         v->mode_changed = true;
     if (changed & MON_EFER_NXE) {
-        v->space_changed = true;
         mon_view_flush(v, true);
     }
     return true;
@@ -426,7 +425,7 @@ bool mon_msr_set(struct mon_vcpu *v, uint32_t index, uint64_t value)
         v->cpu->tsc_offset += value - tsc(v);
     } else if (index == MSR_EFER) {
         v->efer = value;
-        v->mode_changed = v->space_changed = true;
+        v->mode_changed = true;
     } else if (field) {
         *field = value;
     } else if (row->kind == SPECIAL) {
@@ -521,7 +520,7 @@ void mon_cpu_reset(struct mon_vcpu *v)
     v->tsc_moved = false;
     v->run.cr8 = 0;
     v->debug_held = 0;
-    v->mode_changed = v->space_changed = true;
+    v->mode_changed = true;
     for (unsigned seg = 0; seg < 6; seg++)
         mon_seg_changed(v, seg);
 }

@@ -103,7 +103,7 @@ static bool translatable(const struct mon_vcpu *v)
 
 static void mode_update(struct mon_vcpu *v)
 {
-    v->mode_changed = v->space_changed = false;
+    v->mode_changed = false;
     v->slow = !translatable(v);
     if (v->slow)
         return;
@@ -672,6 +672,15 @@ static enum rt_exit enter(struct mon_vcpu *v)
     return reason;
 }
 
+static enum rt_exit enter_timed(struct mon_vcpu *v)
+{
+    uint64_t start = __builtin_ia32_rdtsc();
+    enum rt_exit reason = enter(v);
+
+    v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
+    return reason;
+}
+
 static enum mon_rc run_translated(struct mon_vcpu *v)
 {
     struct rt_cpu *cpu = v->cpu;
@@ -684,15 +693,15 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
-    __atomic_store_n(&cpu->in_cache, 1, __ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&v->kicked, __ATOMIC_SEQ_CST)) {
+    /* The other side of this race is a signal handler of this thread: no fence. */
+    cpu->in_cache = 1;
+    __atomic_signal_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&v->kicked, __ATOMIC_ACQUIRE)) {
         cpu->in_cache = 0;
         flags_join(cpu);
         return MON_OK;
     }
-    uint64_t start = __builtin_ia32_rdtsc();
-    reason = enter(v);
-    v->vm->stat[MON_STAT_time_in_guest] += __builtin_ia32_rdtsc() - start;
+    reason = v->key & TR_K_COUNT ? enter_timed(v) : enter(v);
     cpu->jump_table = v->table; /* a kick that came late may have put the miss table there */
     flags_join(cpu);
     if (v->verify && mon_verify_end(v, reason) != MON_OK)

@@ -1,5 +1,6 @@
 /* step_sys.c - control state: CR, DR, MSR, flags that privilege guards, TLB and caches, time,
  * CPUID. Checks of CPL are made here, checks of values by ctl.c and msr.c. */
+#include "monitor/cpu/prot.h"
 #include "monitor/cpu/step.h"
 
 /* ---- CLI, STI (SDM 2 CLI, table 3-7; VME and PVI: 3-20.3) ---- */
@@ -181,8 +182,12 @@ enum mon_rc step_invpcid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     bool pcid_unused = !(v->cr4 & MON_CR4_PCIDE) && descriptor[0];
     if (type > 3 || descriptor[0] >> 12 || (type < 2 && pcid_unused))
         return mon_raise_error(v, MON_GP, 0);
+    if (type == 0 && !mon_is_canonical(descriptor[1]))
+        return mon_raise_error(v, MON_GP, 0);
     if (type == 0)
         mon_view_invlpg(v, descriptor[1]);
+    else if (type == 1)
+        mon_view_invpcid(v, (uint16_t)descriptor[0]);
     else
         mon_view_flush(v, type == 2);
     return step_done(v, next);

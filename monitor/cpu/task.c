@@ -416,7 +416,6 @@ enum mon_rc mon_task_switch(struct mon_vcpu *v, uint16_t selector, enum mon_task
     registers_load(v, &image, nested);
     if (new_space) {
         v->cr3 = image.cr3;
-        v->space_changed = true;
         mon_view_flush(v, false);
     }
     rc = new_task_begin(v, &image, has_error, error);

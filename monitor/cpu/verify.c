@@ -416,7 +416,7 @@ static void trial(struct mon_vcpu *v, unsigned limit)
 {
     struct mon_verify *y = v->verify;
     bool vector = y->plan->vector, shadow = v->shadow, shadow_ss = v->shadow_ss;
-    bool mode_changed = v->mode_changed, space_changed = v->space_changed;
+    bool mode_changed = v->mode_changed;
     uint64_t refused = v->callouts[TR_OP_refused];
 
     y->wrote_code = false;
@@ -431,7 +431,6 @@ static void trial(struct mon_vcpu *v, unsigned limit)
     v->shadow = shadow;
     v->shadow_ss = shadow_ss;
     v->mode_changed = mode_changed;
-    v->space_changed = space_changed;
     v->callouts[TR_OP_refused] = refused;
     v->replay.done = v->replay.cursor = 0;
     if (y->ending == AT_CODE) { /* what it wrote before it came to the code has to go too */

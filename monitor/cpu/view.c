@@ -5,8 +5,9 @@
  * tables in the fault handler; the host's MMU does the rest. A view behaves like a TLB:
  *
  *   not present -> present   nothing to do: the next access faults and fills
- *   CR3, CR4, INVLPG         revalidate: compare the entries that mappings were made from with the
- *                            guest's tables now, unmap what differs
+ *   CR3, CR4, INVPCID        mark spaces stale: before the next use, compare the entries that
+ *   (INVLPG at once)         mappings were made from with the guest's tables, unmap what differs
+ *   CR3 with bit 63 set      nothing, if the space is that PCID's and not stale
  *
  *   space (root, class) -> view (4 GiB of linear addresses, one window)
  *     view -> slot (4 MiB, or 2 MiB with PAE and in long mode)
@@ -99,9 +100,14 @@ struct view {
     struct leaf *leaf[MAX_SLOTS];
 };
 
+/* What of a space's mappings has to be compared with the guest's tables before it is used again. */
+enum staleness { FRESH, STALE_LOCAL /* all but global pages */, STALE_ALL };
+
 struct space {
     bool used;
-    uint8_t cls; /* enum view_class */
+    uint8_t stale; /* enum staleness */
+    uint16_t pcid; /* whose translations its mappings are */
+    uint8_t cls;   /* enum view_class */
     uint8_t nviews;
     uint64_t root, stamp;
     void **table; /* jump table; user spaces only */
@@ -113,7 +119,7 @@ struct space {
 
 struct mon_view_set {
     struct space space[MAX_SPACES];
-    struct space *current;
+    struct space *current, *last[3]; /* last: of each class, where to look first */
     struct view view[MAX_VIEWS];
     uint8_t *void_window; /* claimed, never mapped, with one page of zeros just before it */
     int deltas_fd;        /* a table of deltas that all lead into the void */
@@ -146,6 +152,8 @@ static uint64_t root_of(const struct mon_vcpu *v)
 {
     if (!(v->cr0 & MON_CR0_PG))
         return 0;
+    if (mon_long(v))
+        return v->cr3 & 0x000ffffffffff000ull;
     return v->cr3 & (v->cr4 & MON_CR4_PAE ? 0xffffffe0u : 0xfffff000u);
 }
 
@@ -663,7 +671,7 @@ static void recycle_space(struct mon_vcpu *v, struct space *space, uint64_t root
         empty_space(v, space);
     space->root = root;
     space->cls = (uint8_t)cls;
-    revalidate_space(v, space, true);
+    space->stale = STALE_ALL;
 }
 
 static struct space *unused_space(struct mon_vcpu *v)
@@ -682,9 +690,11 @@ static struct space *unused_space(struct mon_vcpu *v)
 static struct space *space_for(struct mon_vcpu *v, uint64_t root, enum view_class cls)
 {
     struct mon_view_set *set = v->views;
-    struct space *space, *old;
+    struct space *space = set->last[cls], *old;
     unsigned supers = 0;
 
+    if (space && space->root == root && space->cls == cls)
+        return space;
     for (unsigned i = 0; i < MAX_SPACES; i++) {
         space = &set->space[i];
         if (space->used && space->root == root && space->cls == cls)
@@ -823,6 +833,27 @@ static bool make_deltas(struct mon_vcpu *v, struct space *space)
     return true;
 }
 
+static void make_stale(struct space *space, enum staleness stale)
+{
+    if (space->stale < stale)
+        space->stale = (uint8_t)stale;
+}
+
+static uint16_t pcid_of(const struct mon_vcpu *v)
+{
+    return v->cr4 & MON_CR4_PCIDE ? v->cr3 & 0xfff : 0;
+}
+
+static void make_fresh(struct mon_vcpu *v, struct space *space)
+{
+    if (space->pcid != pcid_of(v))
+        make_stale(space, STALE_LOCAL);
+    space->pcid = pcid_of(v);
+    if (space->stale != FRESH)
+        revalidate_space(v, space, space->stale == STALE_ALL);
+    space->stale = FRESH;
+}
+
 void mon_view_select(struct mon_vcpu *v, uint32_t key)
 {
     struct mon_view_set *set = v->views;
@@ -833,7 +864,8 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
         return;
     }
     space->stamp = ++set->clock;
-    set->current = space;
+    set->current = set->last[space->cls] = space;
+    make_fresh(v, space);
     v->cpu->canary = set->void_window - 1;
     if (key & TR_K_LONG) {
         v->cpu->window = (uint8_t *)space->deltas;
@@ -887,34 +919,63 @@ uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla)
     return v->views->current->deltas[hi_of(gla)];
 }
 
+/* Everything out, for changes after which no mapping can stay. */
+static void empty_spaces(struct mon_vcpu *v)
+{
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &v->views->space[i];
+        if (space->used) {
+            empty_space(v, space);
+            space->root = NO_ROOT;
+        }
+    }
+    v->views->current = NULL;
+    clear_super_table(v);
+}
+
+static void stale_spaces(struct mon_vcpu *v, bool every, uint16_t pcid, enum staleness stale)
+{
+    v->mode_changed = true;
+    if (stale == STALE_ALL)
+        clear_super_table(v);
+    else
+        clear_super_local(v);
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        struct space *space = &v->views->space[i];
+        if (space->used && (every || space->pcid == pcid))
+            make_stale(space, stale);
+    }
+}
+
+void mon_view_cr3(struct mon_vcpu *v, bool keep)
+{
+    if (!v->views)
+        return;
+    v->mode_changed = true;
+    clear_super_local(v);
+    if (!keep)
+        stale_spaces(v, false, pcid_of(v), STALE_LOCAL);
+}
+
 void mon_view_flush(struct mon_vcpu *v, bool global)
 {
     struct mon_view_set *set = v->views;
 
     if (!set)
         return;
-    v->mode_changed = true;
     if (set->config != paging_config(v)) {
+        v->mode_changed = true;
         set->config = paging_config(v);
-        for (unsigned i = 0; i < MAX_SPACES; i++) {
-            if (set->space[i].used) {
-                empty_space(v, &set->space[i]);
-                set->space[i].root = NO_ROOT;
-            }
-        }
-        set->current = NULL;
-        clear_super_table(v);
+        empty_spaces(v);
         return;
     }
-    if (global)
-        clear_super_table(v);
-    else
-        clear_super_local(v);
-    for (unsigned i = 0; i < MAX_SPACES; i++) {
-        struct space *space = &set->space[i];
-        if (space->used && space->root == root_of(v))
-            revalidate_space(v, space, global);
-    }
+    stale_spaces(v, true, 0, global ? STALE_ALL : STALE_LOCAL);
+}
+
+void mon_view_invpcid(struct mon_vcpu *v, uint16_t pcid)
+{
+    if (v->views)
+        stale_spaces(v, false, pcid, STALE_LOCAL);
 }
 
 static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
@@ -937,6 +998,8 @@ static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
     mend(v, view);
 }
 
+/* In all spaces: their mappings may be of global pages, or of the same root for another privilege
+ * class. */
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
 {
     struct mon_view_set *set = v->views;
@@ -948,13 +1011,12 @@ void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
         cc_table_clear_page(&v->vm->cc, set->super_table, (gla & ~4095ull) - 4096);
     for (unsigned i = 0; i < MAX_SPACES; i++) {
         struct space *space = &set->space[i];
-        if (!space->used || space->root != root_of(v))
+        struct view *view = space->used ? view_at(space, hi_of(gla)) : NULL;
+        if (!view)
             continue;
-        struct view *view = view_at(space, hi_of(gla));
-        if (view) {
+        if (space->root == root_of(v))
             rebase(v, view);
-            invlpg_in(v, view, gla);
-        }
+        invlpg_in(v, view, gla);
     }
 }
 

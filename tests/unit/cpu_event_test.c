@@ -585,7 +585,7 @@ Test(cpu_event, task_switches_load_cr3_and_trap_when_asked)
     cr_assert(v->exc.trap);
     ASSERT_HEX(v->exc.dr6, 1 << 15);
     ASSERT_HEX(v->cr3, 0x5000);
-    cr_assert(v->space_changed);
+    cr_assert(v->mode_changed);
     ASSERT_HEX(v->cpu->rip, HANDLER);
 }
 

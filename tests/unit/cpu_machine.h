@@ -224,7 +224,7 @@ static inline void machine_create(struct machine *m)
     put32(m, TSS + 16, SEL_DATA1 | 1);
     put16(m, TSS + 0x66, 0x88); /* the I/O map, behind the redirection map at 0x68 */
     machine_level(m, 0);
-    v->mode_changed = v->space_changed = false;
+    v->mode_changed = false;
 }
 
 static inline void machine_destroy(struct machine *m)

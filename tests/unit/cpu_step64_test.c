@@ -809,8 +809,10 @@ Test(cpu_step64, control_registers_have_64_bits)
     ASSERT_FAULT(RUN("\x0f\x22\xc0"), MON_GP, 0); /* paging off in 64-bit code */
     v->cpu->gpr[RT_AX] = v->cr4 & ~(uint64_t)MON_CR4_PAE;
     ASSERT_FAULT(RUN("\x0f\x22\xe0"), MON_GP, 0);
-    v->cpu->gpr[RT_AX] = v->cr4 | MON_CR4_PCIDE; /* not offered */
+    v->cr3 |= 1;
+    v->cpu->gpr[RT_AX] = v->cr4 | MON_CR4_PCIDE; /* PCID 0 must be current */
     ASSERT_FAULT(RUN("\x0f\x22\xe0"), MON_GP, 0);
+    v->cr3 &= ~1ull;
     v->cpu->gpr[RT_AX] = 1ull << 52;
     ASSERT_FAULT(RUN("\x0f\x22\xd8"), MON_GP, 0);
     v->cpu->gpr[RT_CX] = 0xc0000080;
