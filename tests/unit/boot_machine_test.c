@@ -161,6 +161,31 @@ Test(boot_acpi, the_tables_lead_to_each_other, .init = setup, .fini = teardown, 
     cr_assert_not_null(memmem(dsdt, mon_get32(dsdt + 4), s5, sizeof(s5)));
 }
 
+/* The MADT's entries by type and length, walked as a kernel does. */
+Test(boot_acpi, the_madt_and_hpet_tables_name_the_hardware, .init = setup, .fini = teardown,
+     .timeout = 10)
+{
+    mon_acpi_put(&f.ram);
+    const uint8_t *xsdt = table(mon_get64(guest(&f, mon_acpi_rsdp()) + 24), "XSDT");
+    const uint8_t *madt = table(mon_get64(xsdt + 44), "APIC");
+    const uint8_t *hpet = table(mon_get64(xsdt + 52), "HPET");
+    static const uint8_t entries[] = {
+        0, 8,  0,    0, 1, 0, 0,    0,                 /* CPU 0 */
+        1, 12, 1,    0, 0, 0, 0xc0, 0xfe, 0,  0, 0, 0, /* I/O APIC 1 */
+        2, 10, 0,    0, 2, 0, 0,    0,    0,  0,       /* IRQ 0 at pin 2 */
+        2, 10, 0,    9, 9, 0, 0,    0,    13, 0,       /* SCI: level, active high */
+        4, 6,  0xff, 0, 0, 1,                          /* NMI at LINT1 */
+    };
+    cr_assert_eq(mon_get32(madt + 36), 0xfee00000);
+    cr_assert_eq(mon_get32(madt + 40), 1);
+    cr_assert_eq(mon_get32(madt + 4), 44 + sizeof(entries));
+    cr_assert_eq(memcmp(madt + 44, entries, sizeof(entries)), 0);
+
+    cr_assert_eq(mon_get32(hpet + 36), 0x8086a201);
+    cr_assert_eq(hpet[40], 0);
+    cr_assert_eq(mon_get64(hpet + 44), 0xfed00000);
+}
+
 /* --- Files -------------------------------------------------------------------------------------*/
 
 struct file_row {
