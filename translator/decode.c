@@ -356,6 +356,9 @@ static void take_operands(struct tr_insn *insn, const ZydisDecodedInstruction *z
         insn->mem_write = insn->opcode & 2;
         insn->mem_read = !insn->mem_write;
     }
+    /* MOVSXD with a 16-bit destination reads 16 bits (SDM 2 MOVSXD); the decoder says 32. */
+    if (insn->mnemonic == ZYDIS_MNEMONIC_MOVSXD && insn->opsize == 16 && insn->mem_size)
+        insn->mem_size = 2;
 }
 
 enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode mode,

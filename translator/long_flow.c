@@ -70,7 +70,7 @@ static void entry_branch(struct tr_block *t)
 /* By a load of the byte at canary + (difference rotated by 32 bits). Another pc with this table
  * slot differs by a multiple of 65,536: in its low half, which makes an address that is not
  * canonical, or only in its high half, which leads up to 4 GiB behind the canary, the last byte
- * before a window that is never mapped. */
+ * before a range that is never mapped. */
 void l_entry(struct tr_block *t, bool collided)
 {
     if (collided) {

@@ -822,6 +822,8 @@ bool l_copy(struct tr_block *t, unsigned i)
         if (!swap_fields(&s, insn, &f))
             return false;
     }
+    if (names_rsp(&s) && insn->high_byte) /* MOVZX %ah, %sp: the substitute needs a REX prefix */
+        return false;
     if (names_rsp(&s) && (s.n > 1 || (f.mem && (insn->regs_written >> RSP & 1) && insn->mem_write)))
         return false;
     swap_load(t, &s);

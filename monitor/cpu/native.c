@@ -118,7 +118,8 @@ static bool is_moffs(const struct tr_insn *insn)
            (insn->opcode & 0xfc) == 0xa0;
 }
 
-static uint8_t *put_prefixes64(const struct tr_insn *insn, uint8_t *p, bool memory)
+/* rex: the bits that still mean something. */
+static uint8_t *put_prefixes64(const struct tr_insn *insn, uint8_t *p, unsigned rex)
 {
     if (insn->lock)
         *p++ = 0xf0;
@@ -129,15 +130,18 @@ static uint8_t *put_prefixes64(const struct tr_insn *insn, uint8_t *p, bool memo
     if (insn->prefix_rep)
         *p++ = insn->prefix_rep;
     if (insn->rex)
-        *p++ = memory ? insn->rex & 0xfc : insn->rex; /* X and B name the operand's registers */
+        *p++ = (uint8_t)(insn->rex & rex);
     return p;
 }
 
-/* MOV moffs becomes MOV with ModRM; the displacement's place is left free. */
+enum { REX_ALL = 0xff, REX_WITHOUT_XB = 0xfc, REX_WITHOUT_RXB = 0xf8 };
+
+/* MOV moffs becomes MOV with ModRM, whose reg field REX.R would extend; the displacement's place is
+ * left free. */
 static uint8_t *put_moffs64(const struct tr_insn *insn, uint8_t *p)
 {
     static const uint8_t opcode[] = {0x8a, 0x8b, 0x88, 0x89};
-    p = put_prefixes64(insn, p, true);
+    p = put_prefixes64(insn, p, REX_WITHOUT_RXB);
     *p++ = opcode[insn->opcode & 3];
     *p++ = 5;
     return p;
@@ -147,7 +151,7 @@ static uint8_t *put_moffs64(const struct tr_insn *insn, uint8_t *p)
 static uint8_t *put_to_memory64(const struct tr_insn *insn, uint8_t *p)
 {
     unsigned at = opcode_at(insn), len = insn->modrm_at - at;
-    p = put_prefixes64(insn, p, true);
+    p = put_prefixes64(insn, p, REX_WITHOUT_XB); /* they name the operand's registers */
     memcpy(p, insn->bytes + at, len);
     if (insn->encoding == TR_ENC_EVEX || (insn->encoding == TR_ENC_VEX && p[0] == 0xc4))
         p[1] |= 0x60; /* X and B, inverted */
@@ -173,7 +177,7 @@ static size_t emit_redirected64(const struct tr_insn *insn, uint8_t *code, const
     if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat || insn->op == TR_OP_maskmov)
         return 0;
     if (!memory) {
-        p = put_prefixes64(insn, code, false);
+        p = put_prefixes64(insn, code, REX_ALL);
     } else {
         p = is_moffs(insn) ? put_moffs64(insn, code) : put_to_memory64(insn, code);
         int32_t disp = (int32_t)((const uint8_t *)buffer - (code_rx + (p + 4 + rest - code)));

@@ -20,12 +20,17 @@ static enum mon_rc jump_near(struct mon_vcpu *v, unsigned opsize, uint64_t targe
     return rc == MON_OK ? step_done(v, target) : rc;
 }
 
+/* The stack's fault comes before the target's (compared with a processor). */
 static enum mon_rc call_near(struct mon_vcpu *v, unsigned opsize, uint64_t target, uint64_t next)
 {
-    enum mon_rc rc = step_target(v, opsize, &target);
+    uint64_t sp = v->cpu->gpr[RT_SP];
+    enum mon_rc rc = step_push_value(v, next, opsize);
     if (rc == MON_OK)
-        rc = step_push_value(v, next, opsize);
-    return rc == MON_OK ? step_done(v, target) : rc;
+        rc = step_target(v, opsize, &target);
+    if (rc == MON_OK)
+        return step_done(v, target);
+    v->cpu->gpr[RT_SP] = sp;
+    return rc;
 }
 
 /* SDM 2 Jcc, appendix B: condition codes; odd ones negate. */

@@ -235,7 +235,7 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
     struct mon_exception found = v->exc;
     struct undo undo;
 
-    if (!i->touches_vector)
+    if (!i->touches_vector && i->mem_size < 16) /* CMPXCHG16B */
         return MON_FAULT;
     undo_save(&undo, v);
     undo.vector = true;

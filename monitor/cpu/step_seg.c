@@ -296,20 +296,26 @@ static enum mon_rc require_fsgsbase(struct mon_vcpu *v)
     return mon_code64(v) && (v->cr4 & MON_CR4_FSGSBASE) ? MON_OK : mon_raise(v, MON_UD);
 }
 
+/* An operand-size prefix does nothing (compared with a processor). */
+static unsigned base_width(const struct tr_insn *i)
+{
+    return i->rex & 8 ? 64 : 32;
+}
+
 static enum mon_rc read_base(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
                              unsigned seg)
 {
     enum mon_rc rc = require_fsgsbase(v);
     if (rc != MON_OK)
         return rc;
-    step_set_gpr(v, i, i->rm, i->opsize, v->seg[seg].base);
+    step_set_gpr(v, i, i->rm, base_width(i), v->seg[seg].base);
     return step_done(v, next);
 }
 
 static enum mon_rc write_base(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
                               unsigned seg)
 {
-    uint64_t base = step_gpr(v, i, i->rm, i->opsize);
+    uint64_t base = step_gpr(v, i, i->rm, base_width(i));
     enum mon_rc rc = require_fsgsbase(v);
     if (rc != MON_OK)
         return rc;

@@ -43,13 +43,14 @@ static bool stops(const struct mon_vcpu *v, const struct tr_insn *i)
     return compares && zf != (i->rep == 0xf3);
 }
 
-/* A count of zero with 32-bit addresses in 64-bit code: the registers are written all the same, by
- * MOVS and STOS also the indexes (compared with a processor; the manual does not say). */
+/* A count of zero, or a fault in the first iteration, with 32-bit addresses in 64-bit code: the
+ * registers are written all the same, by MOVS and STOS also the indexes (compared with a processor;
+ * the manual does not say). */
 static void truncate_registers(struct mon_vcpu *v, const struct tr_insn *i)
 {
     if (i->mode != TR_MODE_64 || i->adsize != 32)
         return;
-    step_set_reg_ad(v, i, RT_CX, 0);
+    step_set_reg_ad(v, i, RT_CX, v->cpu->gpr[RT_CX]);
     if (i->op == TR_OP_movs)
         step_set_reg_ad(v, i, RT_SI, v->cpu->gpr[RT_SI]);
     if (i->op == TR_OP_movs || i->op == TR_OP_stos)
@@ -77,8 +78,10 @@ static enum mon_rc repeat(struct mon_vcpu *v, const struct tr_insn *insn, uint64
     while (count && budget) {
         s.at_most = count < budget ? count : budget;
         rc = iterate(v, &s, &n);
-        if (rc == MON_FAULT) /* the flags at a fault are those from before (SDM 2 REP) */
+        if (rc == MON_FAULT) { /* the flags at a fault are those from before (SDM 2 REP) */
             v->cpu->rflags = flags;
+            truncate_registers(v, &s.i);
+        }
         if (rc != MON_OK)
             return rc;
         step_commit(v);
@@ -88,7 +91,10 @@ static enum mon_rc repeat(struct mon_vcpu *v, const struct tr_insn *insn, uint64
         if (stops(v, &s.i))
             return step_done(v, next);
     }
-    return count ? MON_OK : step_done(v, next);
+    if (!count)
+        return step_done(v, next);
+    v->cpu->rflags = flags; /* they change when the instruction ends (compared with a processor) */
+    return MON_OK;
 }
 
 /* ---- bulk: a run of elements in one page of RAM ---- */

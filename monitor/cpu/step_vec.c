@@ -432,8 +432,9 @@ enum mon_rc step_maskmov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
         step_vec_read(v, reg, data, 16);
         step_vec_read(v, rm, mask, 16);
     }
+    /* The whole operand has to be writable, whatever the mask (compared with a processor). */
     uint64_t bytes = spread(sign_bits(mask, len, 1), len, 1), ea = step_reg_ad(v, i, RT_DI);
-    enum mon_rc rc = step_partial_check(v, i->seg, ea, bytes, i->adsize);
+    enum mon_rc rc = step_check_write(v, i->seg, ea, len);
     if (rc == MON_OK)
         rc = step_partial_write(v, i->seg, ea, bytes, i->adsize, data);
     if (rc != MON_OK)
