@@ -184,6 +184,8 @@ userland: tools | deps
 
 # --- Tests -----------------------------------------------------------------------------------
 
+# Sequences of the differential test in make check.
+QUICK_DIFF := 20000
 SUITES_QUICK := lint unit golden precise guest
 SUITES_ALL := $(SUITES_QUICK) diff stress boot sandbox inject escape
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
@@ -194,8 +196,8 @@ suite_targets = $(foreach s,$(1),$(if $(wildcard tests/$(s)/$(s).mk),tests-$(s))
 tests-guest: guests
 $(GUESTS) $(GUESTS:.elf=.o): | deps
 
-check: all unit $(call suite_targets,$(SUITES_QUICK)) | deps
-	@B=$(B) tests/run $(SUITES_QUICK)
+check: all unit $(call suite_targets,$(SUITES_QUICK) diff) | deps
+	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) diff
 
 test: all unit tools fetch $(call suite_targets,$(SUITES_ALL)) | deps
 	@B=$(B) tests/run $(SUITES_ALL)

@@ -1,8 +1,9 @@
 /* diff.h - the differential test's parts.
  *
- *   generate.c  random sequences of instructions       blob.c    sequences as one piece of code
- *   native.c    the child that runs it on the CPU      guest.c   the VM that runs it in novt
- *   diff.c      batches, comparison, shrinking, the command line */
+ *   forms.c     instruction forms and their bytes      generate.c  sequences of instructions
+ *   input.c     random numbers, registers, memory      blob.c      sequences as one piece of code
+ *   native.c    the child that runs it on the CPU      guest.c     the VM that runs it in novt
+ *   compare.c   what must be equal                     diff.c      batches, shrinking, options */
 #ifndef NOVT_TESTS_DIFF_DIFF_H
 #define NOVT_TESTS_DIFF_DIFF_H
 
@@ -16,28 +17,38 @@
 #define BATCH_MAX 64 /* sequences */
 #define ITEMS_MAX 16 /* in a sequence */
 
+/* Of the code under test; set once, before everything else. */
+extern enum tr_mode diff_mode;
+
+static inline bool long_mode(void)
+{
+    return diff_mode == TR_MODE_64;
+}
+
 /* ---- state ---- */
 
+/* 32- and 16-bit code leaves alone what it does not have. */
 struct image {
-    uint32_t gpr[8]; /* eax ecx edx ebx esp ebp esi edi */
-    uint32_t eflags;
-    uint32_t pad[7];
-    uint8_t fx[512];       /* FXSAVE */
-    uint8_t vector[8][64]; /* the low 8 registers, as wide as the CPU has them */
+    uint64_t gpr[16]; /* in encoding order */
+    uint64_t rflags;
+    uint64_t pad[7];
+    uint8_t fx[512];        /* FXSAVE */
+    uint8_t vector[32][64]; /* as wide as the CPU has them */
     uint64_t mask[8];
 };
 
 struct record {
     struct image in, out;
-    uint32_t epilogue; /* where a faulting sequence goes on */
-    uint32_t vector;   /* of the fault, or NO_VECTOR */
-    uint32_t error, eip, cr2, eflags;
-    uint32_t pad[10];
+    uint64_t epilogue; /* where a faulting sequence goes on */
+    uint64_t rip, cr2, rflags;
+    uint64_t vector; /* of the fault, or NO_VECTOR */
+    uint64_t error;
+    uint64_t pad[2];
 };
 
 _Static_assert(sizeof(struct image) == IMAGE_SIZE, "layout.h");
 _Static_assert(offsetof(struct record, epilogue) == REC_EPILOGUE, "layout.h");
-_Static_assert(offsetof(struct record, eflags) == REC_EFLAGS, "layout.h");
+_Static_assert(offsetof(struct record, error) == REC_ERROR, "layout.h");
 _Static_assert(sizeof(struct record) * BATCH_MAX + 0x1000 <= IO_SIZE, "layout.h");
 
 static inline uint32_t record_address(unsigned i)
@@ -45,20 +56,34 @@ static inline uint32_t record_address(unsigned i)
     return IO_RECORDS + i * (uint32_t)sizeof(struct record);
 }
 
+static inline unsigned gpr_count(void)
+{
+    return long_mode() ? 16 : 8;
+}
+
+static inline unsigned vector_count(int level)
+{
+    return !long_mode() ? 8 : level == 2 ? 32 : 16;
+}
+
 /* ---- sequences ---- */
 
 /* One instruction, or a few that belong together (a branch and what it needs). */
 struct item {
-    uint8_t bytes[32];
+    uint8_t bytes[48];
     uint8_t len;
-    uint8_t fix_at, fix_size; /* where a target goes: 1 or 4 bytes relative, 5: 4 bytes absolute */
+    uint8_t fix_at, fix_size; /* where a target goes: 1, 2 or 4 bytes relative, 5: 4 bytes absolute,
+                                 6: 2 bytes absolute, 8: 8 bytes absolute */
     uint8_t skip;             /* the target: behind this many of the following items */
+    uint8_t rip_at, rip_end;  /* a RIP-relative displacement, which is an address so far, and the
+                                 end of its instruction; 0: none */
 };
 
 struct sequence {
     struct item item[ITEMS_MAX];
     unsigned n;
     bool vector; /* x87, MMX, SSE or AVX state matters */
+    bool bases;  /* changes the bases of FS or GS */
 };
 
 struct random {
@@ -75,21 +100,50 @@ static inline bool one_in(struct random *r, uint32_t n)
     return random_below(r, n) == 0;
 }
 
-/* generate.c: lists the instruction forms that the decoder knows; call once. Returns how many. */
-unsigned generate_forms(void);
+uint32_t random_32(struct random *r);
+/* Numbers that are edges of something, or small, or random. */
+uint64_t interesting(struct random *r);
+uint64_t arena_pointer(struct random *r);
+
+/* ---- forms.c ---- */
+
+/* Lists of forms by what they need. */
+enum flavour { INTEGER, X87, MMX, SSE, AVX, AVX512, FLAVOURS };
+
+/* Lists the instruction forms that the decoder knows; call once. Returns how many. */
+unsigned forms_list(void);
 /* The CPU answers #UD to form i: from now on it is chosen rarely. */
-void generate_form_is_ud(unsigned i);
+void form_set_ud(unsigned i);
+bool flavour_is_there(unsigned flavour);
+/* An instruction of form i, or of a random form; false when none was found. */
+bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn);
+bool form_pick(struct random *r, unsigned flavour, struct tr_insn *insn);
+bool insn_is_vector(const struct tr_insn *insn);
+/* General registers that the bytes overwrite, one bit each. */
+unsigned registers_written(const uint8_t *bytes, unsigned len);
+
+/* ---- generate.c ---- */
+
 void generate_form(struct random *r, unsigned i, struct sequence *s);
 void generate_sequence(struct random *r, struct sequence *s);
-/* ac: RFLAGS.AC may be set. */
-void generate_input(struct random *r, struct image *in, bool ac);
-void generate_arena(struct random *r, uint8_t *arena);
-void sequence_print(const struct sequence *s, uint32_t pc);
+void sequence_print(const struct sequence *s, uint64_t pc);
 
-/* blob.c: code for n sequences at code (linear CODE); sets records' epilogues. Returns the bytes,
- * 0 when they do not fit. pc[i] is where sequence i itself starts. */
-size_t blob_emit(const struct sequence *s, unsigned n, uint8_t *code, struct record *records,
-                 uint32_t *pc);
+/* ---- input.c ---- */
+
+/* The registers that hold pointers into the arena, mostly, in this mode. */
+unsigned pointer_registers(const uint8_t **regs);
+/* ac: RFLAGS.AC may be set. */
+void generate_input(struct random *r, struct image *in, bool vector);
+void generate_arena(struct random *r, uint8_t *arena);
+
+/* ---- blob.c ---- */
+
+/* The routines behind all batches; once, code as for blob_emit(). Returns the bytes. */
+size_t blob_routines(uint8_t *code);
+/* Code for n sequences at code (linear address base); sets records' epilogues. Returns the bytes, 0
+ * when they do not fit. pc[i] is where sequence i itself starts. */
+size_t blob_emit(const struct sequence *s, unsigned n, uint8_t *code, uint64_t base,
+                 struct record *records, uint64_t *pc);
 /* How wide vector state is: 0 FXSAVE only, 1 AVX, 2 AVX-512. */
 int host_vector_level(void);
 
@@ -103,8 +157,9 @@ struct side {
 /* Forks the child. 0, or -1 when this host cannot run 32-bit code (the reason is printed). The
  * memfd has CODE's bytes at PHYS_CODE. */
 int native_start(int memfd, struct side *side);
-/* Starts the batch in the child; waits for its end. False: the child died or hung. */
-void native_begin(void);
+/* Starts the batch at code's linear address start in the child; waits for its end. False: the child
+ * died or hung. */
+void native_begin(uint64_t start);
 bool native_end(void);
 void native_stop(void);
 
@@ -115,9 +170,27 @@ struct guest_options {
 };
 int guest_start(int memfd, const struct guest_options *options, struct side *side);
 /* The code was changed. */
-void guest_code_written(size_t len);
-/* Runs the batch; false with a sentence in *why. */
-bool guest_run(const char **why);
+void guest_code_written(size_t at, size_t len);
+/* Runs the batch at start; false with a sentence in *why. */
+bool guest_run(uint64_t start, const char **why);
 void guest_stop(void);
+
+/* ---- compare.c ---- */
+
+/* EQUAL to GAP; GAP: something that novt is known not to do happened; what follows is not
+ * comparable. */
+enum outcome { EQUAL, DIFFERENT, BROKEN, GAP };
+
+/* Compares what both sides left of n sequences; prints differences when say is set. interpret: the
+ * slow path ran everything. code: the batch's bytes, which lie at base. */
+struct comparison {
+    const struct side *native, *guest;
+    const uint8_t *code;
+    uint64_t base;
+    bool interpret;
+};
+enum outcome compare(const struct comparison *c, const struct sequence *s, unsigned n, bool say);
+bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say);
+bool arenas_equal(const struct comparison *c, bool say);
 
 #endif

@@ -1,4 +1,4 @@
-/* guest.c - the VM that runs batches: 32-bit, paged (PAE, NX), CPL 3.
+/* guest.c - the VM that runs batches: paged (PAE or four levels, NX), CPL 3.
  *
  * Addresses, selectors and rights are those of the native process, see layout.h. The VM uses the
  * public API alone. A watchdog thread ends a run that does not come back; another one kicks. */
@@ -13,9 +13,11 @@
 #include <time.h>
 #include <unistd.h>
 
-#define RUN_SECONDS 20
+/* Of the run's CPU time. */
+#define RUN_SECONDS 3
 
 extern const uint8_t guest_kernel[], guest_kernel_end[], guest_kernel_done[], guest_kernel_exit[];
+extern const uint8_t guest_kernel64[], guest_kernel64_end[], guest_kernel64_done[];
 
 static struct novt_vm *vm;
 static struct novt_vcpu *vcpu;
@@ -23,7 +25,10 @@ static uint8_t *ram;
 static struct guest_options options;
 static pthread_t helper;
 static volatile bool helper_stop, hung;
+static bool started;
 static volatile time_t run_started;
+static volatile bool running;
+static clockid_t run_clock; /* the CPU time of the thread that runs the guest */
 
 /* ---- memory ---- */
 
@@ -37,35 +42,58 @@ static void put64(uint32_t gpa, uint64_t v)
 
 static unsigned tables;
 
-static void map_page(uint32_t linear, uint32_t phys, uint64_t flags)
+static uint64_t get64(uint64_t gpa)
 {
-    uint32_t pde = PHYS_KERNEL + KERNEL_PD + (linear >> 21) * 8;
-    uint64_t entry;
-
-    memcpy(&entry, ram + pde, 8);
-    if (!entry) {
-        entry = PHYS_KERNEL + KERNEL_PT + tables++ * 0x1000;
-        put64(pde, entry | P | W | U | AD);
-    }
-    put64((uint32_t)(entry & ~0xfffull) + (linear >> 12 & 511) * 8, phys | flags | P | AD);
+    uint64_t v;
+    memcpy(&v, ram + gpa, 8);
+    return v;
 }
 
-static void map_range(uint32_t linear, uint32_t phys, uint32_t size, uint64_t flags)
+static uint32_t new_table(void)
+{
+    return PHYS_KERNEL + KERNEL_TABLES + tables++ * 0x1000;
+}
+
+/* The page tables' top is that of two (PAE: level 2, four entries without rights) or three levels
+ * above the leaves. */
+static void map_page(uint64_t linear, uint32_t phys, uint64_t flags)
+{
+    unsigned top = long_mode() ? 3 : 2;
+    uint64_t table = PHYS_KERNEL + KERNEL_TABLES;
+
+    for (unsigned level = top; level > 0; level--) {
+        uint64_t at = table + (linear >> (12 + 9 * level) & 511) * 8;
+        if (!get64(at))
+            put64((uint32_t)at, new_table() | (level == top && top == 2 ? P : P | W | U | AD));
+        table = get64(at) & ~0xfffull;
+    }
+    put64((uint32_t)(table + (linear >> 12 & 511) * 8), phys | flags | P | AD);
+}
+
+static void map_range(uint64_t linear, uint32_t phys, uint32_t size, uint64_t flags)
 {
     for (uint32_t at = 0; at < size; at += 4096)
         map_page(linear + at, phys + at, flags);
 }
 
+static uint64_t kernel_base(void)
+{
+    return long_mode() ? KERNEL64 : KERNEL32;
+}
+
 static void build_paging(void)
 {
-    tables = 0;
-    for (uint32_t i = 0; i < 4; i++)
-        put64(PHYS_KERNEL + KERNEL_PDPT + i * 8, (PHYS_KERNEL + KERNEL_PD + i * 0x1000) | P);
+    tables = 1;
     map_range(ARENA, PHYS_ARENA, ARENA_SIZE, W | U | NX);
     map_range(CODE, PHYS_CODE, CODE_SIZE, U);
     map_range(IO, PHYS_IO, IO_SIZE, W | U | NX);
     map_range(EXIT_STUB, PHYS_KERNEL + KERNEL_END, 0x1000, U);
-    map_range(KERNEL, PHYS_KERNEL, KERNEL_END, W);
+    map_range(kernel_base(), PHYS_KERNEL, KERNEL_END, W);
+    if (long_mode()) {
+        map_range(HIGH + ARENA, PHYS_ARENA, ARENA_SIZE, W | U | NX);
+        map_range(SPAN, PHYS_ARENA, ARENA_SIZE, W | U | NX);
+        map_range((uint64_t)HIGH + CODE, PHYS_CODE, CODE_SIZE, U);
+    }
 }
 
 static uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr)
@@ -74,31 +102,46 @@ static uint64_t descriptor(uint32_t base, uint32_t limit, uint32_t attr)
            (uint64_t)(limit >> 16 | (attr & 0xf000) >> 8) << 48 | (uint64_t)(base >> 24) << 56;
 }
 
-static void build_gate(unsigned vector, uint32_t handler, uint32_t attr)
+static void build_gate(unsigned vector, uint64_t handler, uint32_t attr)
 {
-    put64(PHYS_KERNEL + KERNEL_IDT + vector * 8,
-          (handler & 0xffff) | 0x08 << 16 | (uint64_t)attr << 40 | (uint64_t)(handler >> 16) << 48);
+    uint32_t at = PHYS_KERNEL + KERNEL_IDT + vector * (long_mode() ? 16 : 8);
+
+    put64(at, (handler & 0xffff) | 0x08 << 16 | (uint64_t)attr << 40 |
+                  (uint64_t)(handler >> 16 & 0xffff) << 48);
+    if (long_mode())
+        put64(at + 8, handler >> 32);
+}
+
+static void build_descriptors(void)
+{
+    uint32_t gdt = PHYS_KERNEL + KERNEL_GDT, ldt = PHYS_KERNEL + KERNEL_LDT;
+
+    put64(gdt + 0x08, descriptor(0, 0xfffff, long_mode() ? 0xa09b : 0xc09b));
+    put64(gdt + 0x10, descriptor(0, 0xfffff, 0xc093));
+    put64(gdt + 0x18, descriptor((uint32_t)kernel_base() + KERNEL_TSS, 0x67, 0x008b));
+    put64(gdt + (USER_CS & ~7), descriptor(0, 0xfffff, 0xc0fb));
+    put64(gdt + (USER_DS & ~7), descriptor(0, 0xfffff, 0xc0f3));
+    put64(gdt + (USER_CS64 & ~7), descriptor(0, 0xfffff, 0xa0fb));
+    put64(ldt + (CS16 & ~7), descriptor(CODE, 0xffff, 0x00fb));
+    put64(ldt + (DS16 & ~7), descriptor(ARENA, 0xffff, 0x00f3));
 }
 
 static void build_tables(void)
 {
-    uint32_t gdt = PHYS_KERNEL + KERNEL_GDT, tss = PHYS_KERNEL + KERNEL_TSS;
-    uint32_t text = KERNEL + KERNEL_TEXT;
+    const uint8_t *start = long_mode() ? guest_kernel64 : guest_kernel;
+    const uint8_t *end = long_mode() ? guest_kernel64_end : guest_kernel_end;
+    const uint8_t *done = long_mode() ? guest_kernel64_done : guest_kernel_done;
+    uint32_t tss = PHYS_KERNEL + KERNEL_TSS;
+    uint64_t text = kernel_base() + KERNEL_TEXT, stack = kernel_base() + KERNEL_STACK;
 
-    put64(gdt + 0x08, descriptor(0, 0xfffff, 0xc09b));
-    put64(gdt + 0x10, descriptor(0, 0xfffff, 0xc093));
-    put64(gdt + 0x18, descriptor(KERNEL + KERNEL_TSS, 0x67, 0x008b));
-    put64(gdt + (USER_CS & ~7), descriptor(0, 0xfffff, 0xc0fb));
-    put64(gdt + (USER_DS & ~7), descriptor(0, 0xfffff, 0xc0f3));
-    put64(tss + 4, (KERNEL + KERNEL_STACK) | (uint64_t)0x10 << 32);
+    build_descriptors();
+    put64(tss + 4, long_mode() ? stack : stack | (uint64_t)0x10 << 32);
     put64(tss + 0x60, (uint64_t)0x68 << 48); /* no I/O bitmap */
     for (unsigned i = 0; i < 32; i++)
         build_gate(i, text + i * 16, i == 3 || i == 4 ? 0xee : 0x8e);
-    build_gate(DONE_VECTOR, text + (uint32_t)(guest_kernel_done - guest_kernel), 0xee);
-    memcpy(ram + PHYS_KERNEL + KERNEL_TEXT, guest_kernel,
-           (size_t)(guest_kernel_end - guest_kernel));
-    memcpy(ram + PHYS_KERNEL + KERNEL_END, guest_kernel_exit,
-           (size_t)(guest_kernel_end - guest_kernel_exit));
+    build_gate(DONE_VECTOR, text + (uint32_t)(done - start), 0xee);
+    memcpy(ram + PHYS_KERNEL + KERNEL_TEXT, start, (size_t)(end - start));
+    memcpy(ram + PHYS_KERNEL + KERNEL_END, guest_kernel_exit, 2);
 }
 
 /* ---- the vCPU ---- */
@@ -110,28 +153,57 @@ static uint64_t host_xcr0(void)
     return ((uint64_t)hi << 32 | lo) & 0xe7;
 }
 
+static void set_user_segments(struct novt_sregs *s)
+{
+    const struct novt_segment data = {0, 0xffffffff, 0xc0f3, USER_DS};
+    const struct novt_segment code = {0, 0xffffffff, 0xc0fb, USER_CS};
+    const struct novt_segment code64 = {0, 0xffffffff, 0xa0fb, USER_CS64};
+    const struct novt_segment code16 = {CODE, 0xffff, 0x00fb, CS16};
+    const struct novt_segment data16 = {ARENA, 0xffff, 0x00f3, DS16};
+    const struct novt_segment null = {0, 0, 0x10000, 0};
+
+    s->seg[NOVT_ES] = s->seg[NOVT_SS] = s->seg[NOVT_DS] = data;
+    s->seg[NOVT_CS] = long_mode() ? code64 : code;
+    s->seg[NOVT_FS] = null;
+    s->seg[NOVT_GS] = (struct novt_segment){GS_BASE, 0xffffffff, 0xc0f3, GS_SELECTOR};
+    if (long_mode()) {
+        s->seg[NOVT_ES] = s->seg[NOVT_DS] = s->seg[NOVT_GS] = null;
+        s->seg[NOVT_FS].base = FS_BASE;
+        s->seg[NOVT_GS].base = GS_BASE;
+    }
+    if (diff_mode == TR_MODE_16) {
+        s->seg[NOVT_CS] = code16;
+        s->seg[NOVT_FS] = data;
+        s->seg[NOVT_ES] = s->seg[NOVT_SS] = s->seg[NOVT_DS] = data16;
+    }
+}
+
 static int set_state(void)
 {
     struct novt_sregs s;
-    struct novt_regs regs = {.rip = CODE, .rflags = 0x202};
-    const struct novt_segment data = {0, 0xffffffff, 0xc0f3, USER_DS};
+    struct novt_regs regs = {.rflags = 0x202};
+    uint64_t kernel = kernel_base();
 
     novt_vcpu_get_sregs(vcpu, &s);
-    s.seg[NOVT_ES] = s.seg[NOVT_SS] = s.seg[NOVT_DS] = data;
-    s.seg[NOVT_CS] = (struct novt_segment){0, 0xffffffff, 0xc0fb, USER_CS};
-    s.seg[NOVT_FS] = (struct novt_segment){0, 0, 0x10000, 0};
-    s.seg[NOVT_GS] = (struct novt_segment){GS_BASE, 0xffffffff, 0xc0f3, GS_SELECTOR};
-    s.tr = (struct novt_segment){KERNEL + KERNEL_TSS, 0x67, 0x8b, 0x18};
-    s.ldt = (struct novt_segment){0, 0, 0x10000, 0};
-    s.gdt = (struct novt_dtable){KERNEL + KERNEL_GDT, 0x2f};
-    s.idt = (struct novt_dtable){KERNEL + KERNEL_IDT, 0x7ff};
+    set_user_segments(&s);
+    s.tr = (struct novt_segment){kernel + KERNEL_TSS, 0x67, 0x8b, 0x18};
+    s.ldt = (struct novt_segment){kernel + KERNEL_LDT, 0x7f, 0x82, 0x40};
+    s.gdt = (struct novt_dtable){kernel + KERNEL_GDT, 0x4f};
+    s.idt = (struct novt_dtable){kernel + KERNEL_IDT, 0xfff};
     s.cr0 = 0x80050033; /* PG AM WP NE ET MP PE */
-    s.cr3 = PHYS_KERNEL + KERNEL_PDPT;
-    s.cr4 = 0x40620; /* OSXSAVE OSXMMEXCPT OSFXSR PAE */
-    s.efer = 0x800;  /* NXE */
+    s.cr3 = PHYS_KERNEL + KERNEL_TABLES;
+    s.cr4 = 0x50620;                      /* OSXSAVE FSGSBASE OSXMMEXCPT OSFXSR PAE */
+    s.efer = long_mode() ? 0xd00 : 0x800; /* NXE LMA LME */
     s.xcr0 = host_xcr0();
     int rc = novt_vcpu_set_sregs(vcpu, &s);
     return rc ? rc : novt_vcpu_set_regs(vcpu, &regs);
+}
+
+static time_t cpu_seconds(void)
+{
+    struct timespec ts;
+    clock_gettime(run_clock, &ts);
+    return ts.tv_sec;
 }
 
 static void *help(void *unused)
@@ -141,8 +213,7 @@ static void *help(void *unused)
     (void)unused;
     while (!helper_stop) {
         nanosleep(&pause, NULL);
-        time_t started = run_started;
-        if (started && time(NULL) - started > RUN_SECONDS)
+        if (running && cpu_seconds() - run_started > RUN_SECONDS)
             hung = true;
         if (options.kicks || hung)
             novt_vcpu_kick(vcpu);
@@ -164,9 +235,9 @@ int guest_start(int memfd, const struct guest_options *wanted, struct side *side
             return -1;
         }
     }
-    uint32_t exit_code = EXIT_STUB;
+    uint64_t exit_code = EXIT_STUB | (long_mode() ? 0 : (uint64_t)USER_CS << 32);
     memset(ram + PHYS_KERNEL, 0, PHYS_SIZE - PHYS_KERNEL);
-    memcpy(ram + PHYS_IO + (IO_EXIT - IO), &exit_code, 4);
+    memcpy(ram + PHYS_IO + (IO_EXIT - IO), &exit_code, 8);
     build_paging();
     build_tables();
     side->arena = ram + PHYS_ARENA;
@@ -180,14 +251,14 @@ int guest_start(int memfd, const struct guest_options *wanted, struct side *side
         printf("cannot prepare the VM: %s\n", novt_vm_error(vm));
         return -1;
     }
-    helper_stop = hung = false;
-    run_started = 0;
+    helper_stop = hung = started = running = false;
+    pthread_getcpuclockid(pthread_self(), &run_clock);
     return pthread_create(&helper, NULL, help, NULL) ? -1 : 0;
 }
 
-void guest_code_written(size_t len)
+void guest_code_written(size_t at, size_t len)
 {
-    novt_vm_memory_written(vm, PHYS_CODE, len);
+    novt_vm_memory_written(vm, PHYS_CODE + at, len);
 }
 
 static bool run_to_exit(const char **why)
@@ -216,11 +287,29 @@ static bool run_to_exit(const char **why)
     return false;
 }
 
-bool guest_run(const char **why)
+/* The supervisor's code continues there (guest_kernel_done); the first time it has not run yet. */
+static void set_start(uint64_t start)
 {
-    run_started = time(NULL);
+    uint64_t cs = diff_mode == TR_MODE_16 ? CS16 : long_mode() ? USER_CS64 : USER_CS;
+    struct novt_regs regs;
+
+    memcpy(ram + PHYS_IO + (IO_START - IO), &start, 8);
+    memcpy(ram + PHYS_IO + (IO_START - IO) + 8, &cs, 8);
+    if (!started) {
+        novt_vcpu_get_regs(vcpu, &regs);
+        regs.rip = start;
+        novt_vcpu_set_regs(vcpu, &regs);
+        started = true;
+    }
+}
+
+bool guest_run(uint64_t start, const char **why)
+{
+    set_start(start);
+    run_started = cpu_seconds();
+    running = true;
     bool done = run_to_exit(why);
-    run_started = 0;
+    running = false;
     return done;
 }
 

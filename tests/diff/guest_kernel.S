@@ -1,61 +1,119 @@
-/* guest_kernel.S - the guest's supervisor code, copied to KERNEL + KERNEL_TEXT.
+/* guest_kernel.S - the guest's supervisor code, copied to the kernel's base + KERNEL_TEXT.
  *
  * An exception is noted in the current record and the sequence's epilogue runs next, with the
- * registers as they were: what native.c's signal handler does. Position-independent but for the
- * fixed addresses of layout.h. */
+ * registers as they were: what native.c's signal handler does. When the batch is done the embedder
+ * is told, and the next one starts where IO_START says. Position-independent but for the fixed
+ * addresses of layout.h. One kernel for 32- and 16-bit code, one for 64-bit code. */
 #include "tests/diff/layout.h"
 
-        .section .rodata
-        .code32
-        .globl  guest_kernel, guest_kernel_end, guest_kernel_done, guest_kernel_exit
-        .p2align 4
-/* 32 stubs of 16 bytes each */
-guest_kernel:
+        .macro  stubs push0, vectors
         .set    vector, 0
         .rept   32
         .p2align 4
         .if !(vector == 8 || (vector >= 10 && vector <= 14) || vector == 17)
-        pushl   $0
+        \push0
         .endif
-        pushl   $vector
-        jmp     common
+        \vectors vector
         .set    vector, vector + 1
         .endr
         .p2align 4
-/* vector error eip cs eflags esp ss */
+        .endm
+
+        .section .rodata
+        .code32
+        .globl  guest_kernel, guest_kernel_end, guest_kernel_done, guest_kernel_exit
+        .macro  stub32 n
+        pushl   $\n
+        jmp     common
+        .endm
+        .p2align 4
+guest_kernel:
+        stubs   "pushl $0", stub32
+/* eax ebx ds vector error eip cs eflags esp ss */
 common:
-        push    %eax
+        push    %ds
         push    %ebx
+        push    %eax
+        mov     $0x10, %eax
+        mov     %eax, %ds
         mov     IO_CURRENT, %ebx
-        mov     8(%esp), %eax
-        mov     %eax, REC_VECTOR(%ebx)
         mov     12(%esp), %eax
-        mov     %eax, REC_ERROR(%ebx)
+        mov     %eax, REC_VECTOR(%ebx)
         mov     16(%esp), %eax
-        mov     %eax, REC_EIP(%ebx)
-        mov     24(%esp), %eax
-        mov     %eax, REC_EFLAGS(%ebx)
+        mov     %eax, REC_ERROR(%ebx)
+        mov     20(%esp), %eax
+        mov     %eax, REC_RIP(%ebx)
+        mov     28(%esp), %eax
+        mov     %eax, REC_RFLAGS(%ebx)
         mov     %cr2, %eax
         mov     %eax, REC_CR2(%ebx)
         mov     REC_EPILOGUE(%ebx), %eax
-        mov     %eax, 16(%esp)
-        andl    $~HANDLER_CLEARS, 24(%esp)
-        pop     %ebx
+        mov     %eax, 20(%esp)
+        andl    $~HANDLER_CLEARS, 28(%esp)
         pop     %eax
+        pop     %ebx
+        pop     %ds
         add     $8, %esp
         iret
 
-/* The batch is done (vector DONE_VECTOR): tell the embedder, then start over. */
+/* Vector DONE_VECTOR, at CPL 0. */
         .p2align 4
 guest_kernel_done:
+        mov     $0x10, %eax
+        mov     %eax, %ds
         out     %al, $DONE_PORT
-        movl    $CODE, (%esp)
+        mov     IO_START, %eax
+        mov     %eax, (%esp)
+        mov     IO_START + 8, %eax
+        mov     %eax, 4(%esp)
+        mov     16(%esp), %eax
+        mov     %eax, %ds
         iret
 
-/* Where IO_EXIT leads: copied behind the batch's own pages, at CPL 3. */
+/* Where IO_EXIT leads: copied behind the batch's own pages, at CPL 3; two bytes, in every mode. */
         .p2align 4
 guest_kernel_exit:
         int     $DONE_VECTOR
 guest_kernel_end:
+
+        .code64
+        .globl  guest_kernel64, guest_kernel64_end, guest_kernel64_done
+        .macro  stub64 n
+        push    $\n
+        jmp     common64
+        .endm
+        .p2align 4
+guest_kernel64:
+        stubs   "push $0", stub64
+/* rax rbx vector error rip cs rflags rsp ss */
+common64:
+        push    %rbx
+        push    %rax
+        mov     IO_CURRENT, %ebx
+        mov     16(%rsp), %rax
+        mov     %rax, REC_VECTOR(%rbx)
+        mov     24(%rsp), %rax
+        mov     %rax, REC_ERROR(%rbx)
+        mov     32(%rsp), %rax
+        mov     %rax, REC_RIP(%rbx)
+        mov     48(%rsp), %rax
+        mov     %rax, REC_RFLAGS(%rbx)
+        mov     %cr2, %rax
+        mov     %rax, REC_CR2(%rbx)
+        mov     REC_EPILOGUE(%rbx), %rax
+        mov     %rax, 32(%rsp)
+        andl    $~HANDLER_CLEARS, 48(%rsp)
+        pop     %rax
+        pop     %rbx
+        add     $16, %rsp
+        iretq
+
+        .p2align 4
+guest_kernel64_done:
+        out     %al, $DONE_PORT
+        mov     IO_START, %rax
+        mov     %rax, (%rsp)
+        iretq
+guest_kernel64_end:
 
         .section .note.GNU-stack,"",@progbits

@@ -1,4 +1,5 @@
-/* native.c - the child process that runs batches on the host's CPU, in a 32-bit code segment.
+/* native.c - the child process that runs batches on the host's CPU, in a code segment of their
+ * mode.
  *
  * A fault is noted in the current record and the sequence's epilogue runs next: what
  * guest_kernel.S does. Parent and child meet over two pipes; data goes through shared memory. */
@@ -12,13 +13,16 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
-#define BATCH_SECONDS 20
+/* Of CPU time: a batch takes milliseconds. */
+#define BATCH_SECONDS 1
 
-void native_enter(void);
+void native_enter(uint32_t offset, uint32_t cs, uint32_t ds);
+void native_enter64(uint64_t start);
 void native_return(void);
 
 static pid_t child = -1;
@@ -26,24 +30,27 @@ static int to_child[2], from_child[2];
 
 /* ---- in the child ---- */
 
+static volatile bool in_batch;
+
+/* FS may hold anything: nothing here may use it. */
 static void on_fault(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
     greg_t *regs = uc->uc_mcontext.gregs;
-    uint32_t address = *(volatile uint32_t *)(uintptr_t)IO_CURRENT;
+    uint64_t address = *(volatile uint32_t *)(uintptr_t)IO_CURRENT;
     struct record *record = (struct record *)(uintptr_t)address;
 
     (void)info;
-    if ((regs[REG_CSGSFS] & 0xffff) != USER_CS) { /* the test's own defect */
+    if (!in_batch) { /* the test's own defect */
         signal(number, SIG_DFL);
         return;
     }
-    record->vector = (uint32_t)regs[REG_TRAPNO];
-    record->error = (uint32_t)regs[REG_ERR];
-    record->cr2 = (uint32_t)regs[REG_CR2];
-    record->eip = (uint32_t)regs[REG_RIP];
-    record->eflags = (uint32_t)regs[REG_EFL];
-    regs[REG_RIP] = record->epilogue;
+    record->vector = (uint64_t)regs[REG_TRAPNO];
+    record->error = (uint64_t)regs[REG_ERR];
+    record->cr2 = (uint64_t)regs[REG_CR2];
+    record->rip = (uint64_t)regs[REG_RIP];
+    record->rflags = (uint64_t)regs[REG_EFL];
+    regs[REG_RIP] = (greg_t)record->epilogue;
     regs[REG_EFL] &= ~HANDLER_CLEARS;
 }
 
@@ -67,6 +74,19 @@ static bool place(uint32_t address, size_t size, void *shared)
            MAP_FAILED;
 }
 
+/* The same pages once more (mremap(2), old_size 0). */
+static bool place_again(uint64_t address, size_t size, uint32_t from)
+{
+    return mremap((void *)(uintptr_t)from, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED,
+                  (uintptr_t)address) != MAP_FAILED;
+}
+
+static bool place_high(void)
+{
+    return place_again(HIGH + ARENA, ARENA_SIZE, ARENA) && place_again(SPAN, ARENA_SIZE, ARENA) &&
+           place_again((uint64_t)HIGH + CODE, CODE_SIZE, CODE);
+}
+
 /* 32-bit: ljmp $0x33, $behind; behind, 64-bit: jmp *(address of native_return) */
 static bool place_exit_stub(void)
 {
@@ -86,34 +106,70 @@ static bool place_exit_stub(void)
     return mprotect(p, 4096, PROT_READ | PROT_EXEC) == 0;
 }
 
-static bool set_gs_segment(void)
+static bool set_segment(unsigned entry, uint32_t base, uint32_t limit, bool wide, bool code)
 {
-    struct user_desc desc = {.entry_number = 0,
-                             .base_addr = GS_BASE,
-                             .limit = 0xfffff,
-                             .seg_32bit = 1,
-                             .limit_in_pages = 1,
+    struct user_desc desc = {.entry_number = entry,
+                             .base_addr = base,
+                             .limit = limit,
+                             .seg_32bit = wide,
+                             .contents = code ? MODIFY_LDT_CONTENTS_CODE : 0,
+                             .limit_in_pages = wide,
                              .useable = 1};
     return syscall(SYS_modify_ldt, 0x11, &desc, sizeof(desc)) == 0;
 }
 
+static bool set_segments(void)
+{
+    return set_segment(0, GS_BASE, 0xfffff, true, false) &&
+           set_segment(CS16 >> 3, CODE, 0xffff, false, true) &&
+           set_segment(DS16 >> 3, ARENA, 0xffff, false, false);
+}
+
+static void set_exit(void)
+{
+    uint64_t *exit = (uint64_t *)(uintptr_t)IO_EXIT;
+
+    if (long_mode())
+        *exit = (uintptr_t)native_return;
+    else
+        *exit = EXIT_STUB | (uint64_t)USER_CS << 32;
+}
+
+static void limit_time(time_t seconds)
+{
+    struct itimerval limit = {.it_value = {.tv_sec = seconds}};
+    setitimer(ITIMER_VIRTUAL, &limit, NULL);
+}
+
+static void run(uint64_t start)
+{
+    in_batch = true;
+    if (long_mode())
+        native_enter64(start);
+    else if (diff_mode == TR_MODE_32)
+        native_enter((uint32_t)start, USER_CS, USER_DS);
+    else
+        native_enter((uint32_t)start, CS16, DS16);
+    in_batch = false;
+}
+
 static void serve(int memfd, struct side *side)
 {
-    char c;
+    uint64_t start;
     void *control = (uint8_t *)side->records - 0x1000;
 
     if (mmap((void *)(uintptr_t)CODE, CODE_SIZE, PROT_READ | PROT_EXEC,
              MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, memfd, PHYS_CODE) == MAP_FAILED ||
         !place(ARENA, ARENA_SIZE, side->arena) || !place(IO, IO_SIZE, control) ||
-        !place_exit_stub() || !set_gs_segment())
+        !place_exit_stub() || !set_segments() || !place_high())
         _exit(2);
     handle_signals();
-    *(uint32_t *)(uintptr_t)IO_EXIT = EXIT_STUB;
-    while (read(to_child[0], &c, 1) == 1) {
-        alarm(BATCH_SECONDS);
-        native_enter();
-        alarm(0);
-        if (write(from_child[1], &c, 1) != 1)
+    set_exit();
+    while (read(to_child[0], &start, sizeof(start)) == sizeof(start)) {
+        limit_time(BATCH_SECONDS);
+        run(start);
+        limit_time(0);
+        if (write(from_child[1], &start, 1) != 1)
             break;
     }
     _exit(0);
@@ -154,10 +210,9 @@ int native_start(int memfd, struct side *side)
     return child > 0 ? 0 : -1;
 }
 
-void native_begin(void)
+void native_begin(uint64_t start)
 {
-    char c = 0;
-    if (write(to_child[1], &c, 1) != 1)
+    if (write(to_child[1], &start, sizeof(start)) != sizeof(start))
         perror("native child");
 }
 

@@ -1,0 +1,273 @@
+/* compare.c - what must be equal after a round.
+ *
+ * Registers, flags, vector state, fault records and the arena, bit for bit; only the x87
+ * instruction and data pointers are not compared, nor error codes and CR2 where the vector has
+ * none. The slow path, which runs what translated code cannot, is free where the manual leaves the
+ * CPU free: struct scope says where. */
+#include "tests/diff/diff.h"
+
+#include "runtime/vcpu.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* Linux tells a process that pages from here on are present, whether they are or not. */
+#define HOST_TASK_END 0x7ffffffff000
+
+static bool error_matters(uint64_t vector)
+{
+    return vector == 8 || (vector >= 10 && vector <= 14) || vector == 17;
+}
+
+static void print_number(const char *side, const uint8_t *bytes, unsigned n)
+{
+    printf(" %s ", side);
+    while (n-- > 0)
+        printf("%02x", bytes[n]);
+}
+
+static bool bytes_equal(const char *name, int index, const void *a, const void *b, unsigned n,
+                        bool say)
+{
+    if (!memcmp(a, b, n))
+        return true;
+    if (say) {
+        printf(index < 0 ? "  %s:" : "  %s%d:", name, index);
+        print_number("native", a, n);
+        print_number(n > 10 ? "\n      novt  " : "novt", b, n);
+        printf("\n");
+    }
+    return false;
+}
+
+/* ---- what is compared ---- */
+
+/* What is compared at a fault. The slow path is free in how far a gather got (SDM 2 VGATHERDPS),
+ * whether MMX has emptied the x87 stack, whether a conversion has set MXCSR's flags. */
+struct scope {
+    bool vectors, x87, mxcsr;
+    uint32_t cr2_slack; /* which of an operand's absent bytes is found first */
+    bool flags; /* of a REP that faults: single iterations do not know the flags from before */
+    bool gap;   /* memory may differ from here on: see is_gap() */
+};
+
+static const struct scope everything = {true, true, true, 0, true, false};
+
+static bool slow_path(const struct comparison *c, const struct record *a,
+                      const struct tr_insn *insn)
+{
+    bool edge = a->vector == 14 && (uint32_t)a->cr2 + 0x100000 < 0x200000; /* a window's guard */
+
+    if (c->interpret || diff_mode == TR_MODE_16 || (a->rflags & (RT_AC | RT_TF)) || edge ||
+        insn->cls == TR_CALLOUT)
+        return true;
+    if (long_mode())
+        return insn->vsib || insn->op == TR_OP_maskmov || insn->adsize != 64 ||
+               insn->seg == TR_FS || insn->seg == TR_GS;
+    return insn->adsize != 32 || insn->seg == TR_CS || insn->seg == TR_FS || insn->seg == TR_GS;
+}
+
+static bool wraps(const struct tr_insn *insn, const uint64_t *gpr)
+{
+    uint64_t ea = (uint32_t)insn->disp;
+
+    if (insn->cls == TR_STRING)
+        ea = gpr[RT_SI];
+    if (insn->base >= 0)
+        ea += gpr[insn->base];
+    if (insn->index >= 0)
+        ea += gpr[insn->index] * insn->scale;
+    return (uint32_t)ea > 0xffffffffu - 64;
+}
+
+static bool is_canonical(uint64_t address)
+{
+    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
+}
+
+/* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have
+ * stored something, or nothing, when they fault. A branch to an address that is not canonical
+ * faults there instead of at the branch. #AC and #GP: misaligned operands that reach into addresses
+ * that are not canonical, or that FXRSTOR wants aligned. */
+static bool is_gap(const struct record *a, const struct record *b, const struct tr_insn *insn)
+{
+    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter)
+        return true;
+    if (insn->cls == TR_BRANCH && a->vector == 13 && b->vector == 13 && !is_canonical(b->rip))
+        return true;
+    if (a->vector == 17 && b->vector == 13)
+        return true;
+    if (long_mode())
+        return false;
+    return (a->vector == 13 || a->vector == 12) && (insn->seg == TR_FS || insn->seg == TR_GS) &&
+           wraps(insn, a->out.gpr);
+}
+
+static struct scope scope_of(const struct comparison *c, unsigned i)
+{
+    const struct record *a = &c->native->records[i], *b = &c->guest->records[i];
+    struct scope scope = everything;
+    struct tr_insn insn;
+
+    if (a->vector == NO_VECTOR || a->rip - c->base >= ROUTINES ||
+        tr_decode(c->code + (a->rip - c->base), 15, diff_mode, &insn) != TR_DECODE_OK)
+        return scope;
+    tr_decode_operands(&insn);
+    bool slow = slow_path(c, a, &insn);
+    scope.vectors = !(slow && insn.vsib);
+    scope.mxcsr = !slow;
+    scope.flags = !(slow && insn.cls == TR_STRING);
+    scope.x87 = !(slow && insn.feature == TR_F_MMX);
+    scope.cr2_slack = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? 511 : 0;
+    if (insn.encoding == TR_ENC_EVEX && insn.evex_aaa)
+        scope.cr2_slack = 511;
+    scope.gap = is_gap(a, b, &insn);
+    return scope;
+}
+
+/* ---- registers ---- */
+
+static uint64_t gpr_mask(unsigned i)
+{
+    if (diff_mode == TR_MODE_16 && i == RT_SP)
+        return 0xffff; /* IRET to a 16-bit stack leaves the rest undefined */
+    return long_mode() ? ~0ull : 0xffffffff;
+}
+
+static bool gprs_equal(const struct image *a, const struct image *b, struct scope scope, bool say)
+{
+    static const char names[][4] = {"ax", "cx", "dx",  "bx",  "sp",  "bp",  "si",  "di",
+                                    "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
+    bool flags = a->rflags == b->rflags || !scope.flags, equal = flags;
+
+    for (unsigned i = 0; i < gpr_count(); i++) {
+        if (!((a->gpr[i] ^ b->gpr[i]) & gpr_mask(i)))
+            continue;
+        equal = false;
+        if (say)
+            printf("  %s: native %llx, novt %llx\n", names[i], (unsigned long long)a->gpr[i],
+                   (unsigned long long)b->gpr[i]);
+    }
+    if (!flags && say)
+        printf("  flags: native %llx, novt %llx\n", (unsigned long long)a->rflags,
+               (unsigned long long)b->rflags);
+    return equal;
+}
+
+static bool x87_equal(const struct image *a, const struct image *b, bool say)
+{
+    bool equal = bytes_equal("status", -1, a->fx + 2, b->fx + 2, 2, say);
+
+    equal &= bytes_equal("tag", -1, a->fx + 4, b->fx + 4, 1, say);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned st = 32 + 16 * i;
+        equal &= bytes_equal("st", (int)i, a->fx + st, b->fx + st, 10, say);
+    }
+    return equal;
+}
+
+static bool vector_registers_equal(const struct image *a, const struct image *b, bool say)
+{
+    int level = host_vector_level();
+    unsigned xmms = gpr_count(), size = level == 2 ? 64 : 32;
+    bool equal = true;
+
+    for (unsigned i = 0; i < xmms; i++)
+        equal &= bytes_equal("xmm", (int)i, a->fx + 160 + 16 * i, b->fx + 160 + 16 * i, 16, say);
+    for (unsigned i = 0; level && i < vector_count(level); i++)
+        equal &= bytes_equal("zmm", (int)i, a->vector[i], b->vector[i], size, say);
+    for (unsigned i = 0; level == 2 && i < 8; i++)
+        equal &= bytes_equal("k", (int)i, &a->mask[i], &b->mask[i], 8, say);
+    return equal;
+}
+
+/* FOP, FIP, FCS, FDP and FDS are not compared. */
+static bool vectors_equal(const struct image *a, const struct image *b, struct scope scope,
+                          bool say)
+{
+    bool equal = bytes_equal("control", -1, a->fx, b->fx, 2, say);
+
+    if (scope.mxcsr)
+        equal &= bytes_equal("mxcsr", -1, a->fx + 24, b->fx + 24, 4, say);
+    if (scope.x87)
+        equal &= x87_equal(a, b, say);
+    if (scope.vectors)
+        equal &= vector_registers_equal(a, b, say);
+    return equal;
+}
+
+/* ---- faults ---- */
+
+/* What the host does not tell: whether a kernel's page is present. */
+static bool error_equal(const struct record *a, const struct record *b)
+{
+    uint64_t differ = a->error ^ b->error;
+    bool kernels = long_mode() ? a->cr2 >= HOST_TASK_END
+                               : a->cr2 >= KERNEL32 && a->cr2 < (uint64_t)KERNEL32 + KERNEL_END;
+
+    if (a->vector == 14 && kernels)
+        differ &= ~1ull;
+    return !error_matters(a->vector) || !differ;
+}
+
+static bool faults_equal(const struct record *a, const struct record *b, struct scope scope)
+{
+    if (a->vector != b->vector || a->vector == NO_VECTOR)
+        return a->vector == b->vector;
+    return a->rip == b->rip && (a->rflags == b->rflags || !scope.flags) && error_equal(a, b) &&
+           (a->vector != 14 || a->cr2 - b->cr2 + scope.cr2_slack <= 2 * scope.cr2_slack);
+}
+
+static void print_fault(const char *side, const struct record *r)
+{
+    printf("  fault: %s %llu error %llx rip %llx cr2 %llx flags %llx\n", side,
+           (unsigned long long)r->vector, (unsigned long long)r->error, (unsigned long long)r->rip,
+           (unsigned long long)r->cr2, (unsigned long long)r->rflags);
+}
+
+bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say)
+{
+    const struct record *a = &c->native->records[i], *b = &c->guest->records[i];
+    struct scope scope = scope_of(c, i);
+    bool fault = faults_equal(a, b, scope);
+    bool equal = gprs_equal(&a->out, &b->out, scope, say) && fault;
+
+    if (vector)
+        equal &= vectors_equal(&a->out, &b->out, scope, say);
+    if (!fault && say) {
+        print_fault("native", a);
+        print_fault("novt  ", b);
+    }
+    return equal;
+}
+
+bool arenas_equal(const struct comparison *c, bool say)
+{
+    const uint8_t *a = c->native->arena, *b = c->guest->arena;
+    unsigned said = 0;
+
+    if (!memcmp(a, b, ARENA_SIZE))
+        return true;
+    for (unsigned i = 0; say && i < ARENA_SIZE && said < 16; i++) {
+        if (a[i] != b[i]) {
+            printf("  memory %04x of the arena: native %02x, novt %02x\n", i, a[i], b[i]);
+            said++;
+        }
+    }
+    return false;
+}
+
+enum outcome compare(const struct comparison *c, const struct sequence *s, unsigned n, bool say)
+{
+    bool equal = true;
+
+    for (unsigned i = 0; i < n; i++)
+        equal &= records_equal(c, i, s[i].vector, say);
+    if (arenas_equal(c, say) && equal)
+        return EQUAL;
+    for (unsigned i = 0; i < n; i++) {
+        if (scope_of(c, i).gap)
+            return GAP;
+    }
+    return DIFFERENT;
+}
