@@ -245,7 +245,7 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
     if (rc == MON_FAULT && (v->exc.vector == MON_UD || v->exc.vector == MON_GP ||
                             v->exc.vector == MON_MF || (v->exc.vector == MON_XM && !i->mem_read)))
         return rc;
-    if (rc == MON_OK && found.vector == MON_PF && !x87_has_stored(v, i))
+    if (rc == MON_OK && (found.vector == MON_PF || mon_code64(v)) && !x87_has_stored(v, i))
         return MON_OK;
     undo_restore(&undo, v);
     v->exc = found;
@@ -276,8 +276,10 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     struct undo undo;
     enum mon_rc rc = step_linear(v, i->seg, operand_ea(v, i, next), len, access, &gla);
 
-    if (rc == MON_FAULT)
-        return other_fault(v, i, operand_offset(i, operand_ea(v, i, next)));
+    if (rc == MON_FAULT) {
+        rc = other_fault(v, i, operand_offset(i, operand_ea(v, i, next)));
+        return rc == MON_OK ? step_done(v, next) : rc;
+    }
     if (is_locked(i)) {
         uint8_t *ram = operand_ram(v, gla, len, &gpa);
         if (ram)

@@ -341,7 +341,12 @@ static enum mon_rc check_mxcsr(struct mon_vcpu *v, const uint8_t *image)
 static enum mon_rc image_address(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
                                  unsigned align, uint64_t *ea)
 {
+    uint64_t gla;
+
     *ea = step_ea(v, i, next);
+    /* In 64-bit code an address that is not canonical comes first: #SS for stack operands. */
+    if (mon_code64(v) && mon_seg_linear(v, i->seg, *ea, 1, MON_READ, &gla) != MON_OK)
+        return MON_FAULT;
     if ((step_seg_base(v, i->seg) + *ea) & (align - 1))
         return mon_raise_error(v, MON_GP, 0);
     return MON_OK;

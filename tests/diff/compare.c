@@ -47,11 +47,10 @@ static bool bytes_equal(const char *name, int index, const void *a, const void *
 struct scope {
     bool vectors, x87, mxcsr;
     uint32_t cr2_slack; /* which of an operand's absent bytes is found first */
-    bool flags; /* of a REP that faults: single iterations do not know the flags from before */
-    bool gap;   /* memory may differ from here on: see is_gap() */
+    bool gap;           /* memory may differ from here on: see is_gap() */
 };
 
-static const struct scope everything = {true, true, true, 0, true, false};
+static const struct scope everything = {true, true, true, 0, false};
 
 static bool slow_path(const struct comparison *c, const struct record *a,
                       const struct tr_insn *insn)
@@ -61,9 +60,8 @@ static bool slow_path(const struct comparison *c, const struct record *a,
     if (c->interpret || diff_mode == TR_MODE_16 || (a->rflags & (RT_AC | RT_TF)) || edge ||
         insn->cls == TR_CALLOUT)
         return true;
-    if (long_mode())
-        return insn->vsib || insn->op == TR_OP_maskmov || insn->adsize != 64 ||
-               insn->seg == TR_FS || insn->seg == TR_GS;
+    if (long_mode()) /* operands are checked before translated code uses them */
+        return insn->has_mem || insn->op == TR_OP_maskmov;
     return insn->adsize != 32 || insn->seg == TR_CS || insn->seg == TR_FS || insn->seg == TR_GS;
 }
 
@@ -116,7 +114,6 @@ static struct scope scope_of(const struct comparison *c, unsigned i)
     bool slow = slow_path(c, a, &insn);
     scope.vectors = !(slow && insn.vsib);
     scope.mxcsr = !slow;
-    scope.flags = !(slow && insn.cls == TR_STRING);
     scope.x87 = !(slow && insn.feature == TR_F_MMX);
     scope.cr2_slack = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? 511 : 0;
     if (insn.encoding == TR_ENC_EVEX && insn.evex_aaa)
@@ -134,11 +131,11 @@ static uint64_t gpr_mask(unsigned i)
     return long_mode() ? ~0ull : 0xffffffff;
 }
 
-static bool gprs_equal(const struct image *a, const struct image *b, struct scope scope, bool say)
+static bool gprs_equal(const struct image *a, const struct image *b, bool say)
 {
     static const char names[][4] = {"ax", "cx", "dx",  "bx",  "sp",  "bp",  "si",  "di",
                                     "r8", "r9", "r10", "r11", "r12", "r13", "r14", "r15"};
-    bool flags = a->rflags == b->rflags || !scope.flags, equal = flags;
+    bool flags = a->rflags == b->rflags, equal = flags;
 
     for (unsigned i = 0; i < gpr_count(); i++) {
         if (!((a->gpr[i] ^ b->gpr[i]) & gpr_mask(i)))
@@ -214,7 +211,7 @@ static bool faults_equal(const struct record *a, const struct record *b, struct 
 {
     if (a->vector != b->vector || a->vector == NO_VECTOR)
         return a->vector == b->vector;
-    return a->rip == b->rip && (a->rflags == b->rflags || !scope.flags) && error_equal(a, b) &&
+    return a->rip == b->rip && a->rflags == b->rflags && error_equal(a, b) &&
            (a->vector != 14 || a->cr2 - b->cr2 + scope.cr2_slack <= 2 * scope.cr2_slack);
 }
 
@@ -230,7 +227,7 @@ bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say
     const struct record *a = &c->native->records[i], *b = &c->guest->records[i];
     struct scope scope = scope_of(c, i);
     bool fault = faults_equal(a, b, scope);
-    bool equal = gprs_equal(&a->out, &b->out, scope, say) && fault;
+    bool equal = gprs_equal(&a->out, &b->out, say) && fault;
 
     if (vector)
         equal &= vectors_equal(&a->out, &b->out, scope, say);
