@@ -65,7 +65,7 @@ LIBNOVT_A := $(B)/libnovt.a
 LIBNOVT_INTERNAL := $(B)/libnovt-internal.a
 LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
 
-.PHONY: all tests-guest check test bench run run-i386 run-amd64 install format lint asan ubsan \
+.PHONY: all tests-guest tests-guest64 check test bench run run-i386 run-amd64 install format lint asan ubsan \
 	valgrind help clean lib tools unit fetch userland deps
 .DEFAULT_GOAL := all
 .PRECIOUS: $(B)/obj/%.o
@@ -187,14 +187,15 @@ userland: tools | deps
 # Sequences of the differential test in make check.
 QUICK_DIFF := 20000
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) diff stress boot sandbox inject escape
+SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
 # What a suite needs built: tests-SUITE, where its .mk file says so. guest.mk calls its target guests.
 suite_targets = $(foreach s,$(1),$(if $(wildcard tests/$(s)/$(s).mk),tests-$(s)))
 tests-guest: guests
-$(GUESTS) $(GUESTS:.elf=.o): | deps
+tests-guest64: guests64
+$(GUESTS) $(GUESTS:.elf=.o) $(GUESTS64) $(GUESTS64:.elf=.o): | deps
 
 check: all unit $(call suite_targets,$(SUITES_QUICK) diff) | deps
 	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) diff

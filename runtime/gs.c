@@ -20,6 +20,11 @@ void rt_gs_load(struct rt_cpu *cpu, void *base)
     cpu->gs_loaded = base;
 }
 
+bool rt_gs_is_direct(void)
+{
+    return has_fsgsbase > 0;
+}
+
 void rt_gs_enter(struct rt_cpu *cpu)
 {
     if (has_fsgsbase < 0)

@@ -92,6 +92,8 @@ void rt_exit_fault(void);
 void rt_gs_enter(struct rt_cpu *cpu); /* saves the thread's own */
 void rt_gs_leave(struct rt_cpu *cpu); /* puts it back */
 void rt_gs_load(struct rt_cpu *cpu, void *base);
+/* Whether translated code may load it itself, with WRGSBASE. */
+bool rt_gs_is_direct(void);
 static inline void rt_gs_window(struct rt_cpu *cpu)
 {
     if (cpu->gs_loaded != cpu->window)

@@ -69,6 +69,12 @@ struct rt_fault {
     const uint8_t *pc; /* host pc */
 };
 
+/* 64-bit code at one privilege level of an address space (long_system.c). */
+struct rt_side {
+    void *window, *jump_table; /* as in rt_cpu */
+    uint64_t class_delta[4];
+};
+
 struct rt_cpu {
     uint64_t gpr[16];
     uint64_t rip; /* EIP or RIP: an offset in CS, not linear */
@@ -96,6 +102,13 @@ struct rt_cpu {
     const void *miss;              /* the miss stub of the current mode */
     const uint8_t *canary;         /* 64-bit entry checks load from here (long_flow.c) */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
+    uint32_t branch_from; /* the last indirect branch: offset of its host code in the region */
+    /* System calls in the cache: the sides of CPL 0 and CPL 3, whether they may be used, and what
+     * has moved since translated code was entered: to the other side; GS by SWAPGS. */
+    struct rt_side side[2];
+    uint8_t sides_ok, side_moved, gs_moved;
+    uint64_t lstar, flags_kept; /* IA32_LSTAR, the complement of IA32_FMASK */
+    uint64_t kernel_gs;         /* IA32_KERNEL_GS_BASE */
     struct rt_fault fault;
     void *xsave;                      /* parked vector state, 64-byte aligned */
     void *owner;                      /* struct mon_vcpu; NULL when no vCPU runs on this thread */

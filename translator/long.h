@@ -81,6 +81,13 @@ bool l_call_ind(struct tr_block *t, unsigned i);
 bool l_ret(struct tr_block *t, unsigned i);
 bool l_loop(struct tr_block *t, unsigned i);
 
+bool l_swapgs(struct tr_block *t, unsigned i);
+bool l_syscall(struct tr_block *t, unsigned i);
+bool l_sysret(struct tr_block *t, unsigned i);
+/* The stubs that SYSCALL and SYSRET jump to. */
+void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs);
+void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs);
+
 /* What translate.c needs in 64-bit code. */
 void l_begin(struct tr_block *t);
 void l_after(struct tr_block *t, const struct tr_insn *insn);

@@ -22,8 +22,23 @@ static uint64_t target_of(const struct tr_block *t, unsigned i)
     return next_of(t, i) + (uint64_t)t->insn[i].imm;
 }
 
+static bool is_canonical(uint64_t pc)
+{
+    return (uint64_t)((int64_t)(pc << 16) >> 16) == pc;
+}
+
+/* movl $from, %fs:branch_from */
+static void note_branch(struct tr_block *t, uint32_t from)
+{
+    e4(t, 0x64, 0xc7, 0x04, 0x25);
+    e32(t, STATE(branch_from));
+    e32(t, from);
+}
+
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
 {
+    if (!is_canonical(pc)) /* not by a branch: the first instruction there faults */
+        note_branch(t, 0);
     if (may_link && same_page(t, pc)) {
         e1(t, 0xe9);
         e32(t, 0);
@@ -36,9 +51,11 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
     e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
 }
 
-/* To the pc in r9. */
+/* To the pc in r9. Where it comes from is noted for the case that the pc is not canonical: then the
+ * branch faults, not its target (run.c, after_branch). */
 static void emit_indirect(struct tr_block *t)
 {
+    note_branch(t, (uint32_t)(t->p - t->rq->cc->rw));
     e4(t, 0x45, 0x0f, 0xb7, 0xd1); /* movzwl %r9w, %r10d */
     l_load(t, H11, STATE(jump_table));
     e4(t, 0x43, 0xff, 0x24, 0xd3); /* jmp *(%r11,%r10,8) */
@@ -99,6 +116,8 @@ bool l_jcc(struct tr_block *t, unsigned i)
 {
     uint64_t pc = target_of(t, i);
 
+    if (!is_canonical(pc))
+        return false;
     e2(t, 0x0f, 0x80 | (t->insn[i].opcode & 0x0f));
     e32(t, 0);
     tr_tail_add(t, same_page(t, pc) ? TR_TAIL_DIRECT : TR_TAIL_TABLE, t->p - 4, pc, i);
@@ -107,6 +126,8 @@ bool l_jcc(struct tr_block *t, unsigned i)
 
 bool l_jmp_rel(struct tr_block *t, unsigned i)
 {
+    if (!is_canonical(target_of(t, i)))
+        return false;
     l_goto(t, target_of(t, i), true);
     return true;
 }
@@ -132,6 +153,8 @@ static void push_return(struct tr_block *t, uint64_t next)
 
 bool l_call_rel(struct tr_block *t, unsigned i)
 {
+    if (!is_canonical(target_of(t, i)))
+        return false;
     push_return(t, next_of(t, i));
     l_goto(t, target_of(t, i), true);
     return true;
@@ -166,6 +189,8 @@ bool l_loop(struct tr_block *t, unsigned i)
     const struct tr_insn *insn = &t->insn[i];
     uint8_t *field;
 
+    if (!is_canonical(target_of(t, i)))
+        return false;
     if (insn->adsize == 32)
         e1(t, 0x67);
     e2(t, insn->opcode, 2);

@@ -149,6 +149,7 @@ struct tr_stubs {
     uint8_t *miss; /* of either mode: through rt_cpu.miss */
     uint8_t *miss32, *direct32, *callout32, *pending32;
     uint8_t *miss64, *direct64, *callout64, *pending64;
+    uint8_t *syscall64, *sysret64;
 };
 
 /* Emits the stubs into an empty region and seals it. 0 or a negative errno. */

@@ -49,7 +49,8 @@ static emitter *const long_emitters[TR_OP_COUNT] = {
     [TR_OP_rdtsc] = l_rdtsc,       [TR_OP_rdtscp] = l_rdtsc,    [TR_OP_jcc] = l_jcc,
     [TR_OP_jmp_rel] = l_jmp_rel,   [TR_OP_jmp_ind] = l_jmp_ind, [TR_OP_call_rel] = l_call_rel,
     [TR_OP_call_ind] = l_call_ind, [TR_OP_ret] = l_ret,         [TR_OP_loop] = l_loop,
-    [TR_OP_jcxz] = l_loop,
+    [TR_OP_jcxz] = l_loop,         [TR_OP_swapgs] = l_swapgs,   [TR_OP_syscall] = l_syscall,
+    [TR_OP_sysret] = l_sysret,
 };
 
 static bool is_long(const struct tr_block *t)
@@ -386,7 +387,7 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
 
 /* ---- the permanent stubs ---- */
 
-#define STUB_ROOM 512
+#define STUB_ROOM 1024
 
 /* jmp *target; the address follows the instruction */
 static void emit_far_jump(struct tr_block *t, uint64_t target)
@@ -445,6 +446,16 @@ static uint8_t *emit_stub64(struct cc *cc, enum rt_exit reason)
     return stub_end(&t);
 }
 
+static uint8_t *emit_side_stub(struct cc *cc, const struct tr_stubs *stubs,
+                               void (*emit)(struct tr_block *, const struct tr_stubs *))
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    emit(&t, stubs);
+    return stub_end(&t);
+}
+
 /* What empty jump-table slots hold, whatever the mode. */
 static uint8_t *emit_miss(struct cc *cc)
 {
@@ -467,5 +478,7 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
     stubs->direct64 = emit_stub64(cc, RT_EXIT_DIRECT);
     stubs->callout64 = emit_stub64(cc, RT_EXIT_CALLOUT);
     stubs->pending64 = emit_stub64(cc, RT_EXIT_PENDING);
+    stubs->syscall64 = emit_side_stub(cc, stubs, l_emit_syscall);
+    stubs->sysret64 = emit_side_stub(cc, stubs, l_emit_sysret);
     return cc_seal_stubs(cc, stubs->miss);
 }

@@ -185,6 +185,7 @@ struct mon_vcpu {
     uint8_t after_fault;
     unsigned check_class; /* AFTER_CHECK: what the check was for */
     uint32_t key;         /* enum tr_key of the current mode */
+    uint32_t side_key[2]; /* of rt_cpu.side */
     void *table;          /* jump table of the current view */
     int tid;              /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
@@ -238,6 +239,8 @@ void mon_vm_wrote(struct mon_vcpu *v, uint64_t gpa, unsigned len);
 void mon_log(struct mon_vcpu *v, unsigned category, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 bool mon_log_on(const struct mon_vcpu *v, unsigned category);
+/* step_branch.c: CS, SS and CPL after SYSCALL (0) and SYSRET to 64-bit code (3); nobody is told. */
+void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl);
 /* view.c: what a TLB would drop. Called after the state has changed. */
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla);
 /* MOV CR3; keep: with bit 63 set, so that translations of the new PCID stay. */

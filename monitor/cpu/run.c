@@ -70,9 +70,9 @@ static uint32_t feature_key(const struct mon_vcpu *v)
     return key;
 }
 
-static uint32_t mode_key(const struct mon_vcpu *v)
+static uint32_t mode_key(const struct mon_vcpu *v, unsigned cpl)
 {
-    unsigned cpl = v->cpu->cpl, iopl = (unsigned)(v->cpu->rflags >> 12) & 3;
+    unsigned iopl = (unsigned)(v->cpu->rflags >> 12) & 3;
     uint32_t key = seg_key(v) | feature_key(v);
 
     if (cpl == 3)
@@ -101,15 +101,59 @@ static bool translatable(const struct mon_vcpu *v)
            !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
 }
 
+/* For SYSCALL and SYSRET in the cache (long_system.c). RFLAGS of the other side are such that they
+ * do not change its key: IOPL 0 at CPL 3, no alignment checks. */
+static void prepare_sides(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->lstar = v->msr.lstar;
+    cpu->flags_kept = ~v->msr.fmask;
+    if (!rt_gs_is_direct() || v->verify || !(v->efer & MON_EFER_SCE) || (v->cr4 & MON_CR4_SMAP) ||
+        (cpu->rflags & RT_IOPL))
+        return;
+    v->side_key[0] = mode_key(v, 0);
+    v->side_key[1] = mode_key(v, 3);
+    mon_view_sides(v, v->side_key);
+}
+
+/* Catches up with what translated code did by itself. Also in signal context. */
+static void follow(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    if (cpu->side_moved) {
+        unsigned side = cpu->cpl == 3;
+        cpu->side_moved = 0;
+        v->key = v->side_key[side];
+        v->table = cpu->side[side].jump_table;
+        mon_view_took_side(v, side);
+        mon_syscall_segments(v, cpu->cpl);
+        for (unsigned seg = NOVT_CS; seg <= NOVT_SS; seg++) {
+            cpu->segbase[seg] = 0;
+            cpu->segptr[seg] = &cpu->segbase[seg];
+        }
+    }
+    if (cpu->gs_moved) {
+        cpu->gs_moved = 0;
+        v->seg[NOVT_GS].base = cpu->base64[1];
+        cpu->segbase[NOVT_GS] = (uint32_t)cpu->base64[1];
+        v->msr.kernel_gs_base = cpu->kernel_gs;
+    }
+}
+
 static void mode_update(struct mon_vcpu *v)
 {
     v->mode_changed = false;
+    v->cpu->sides_ok = 0;
     v->slow = !translatable(v);
     if (v->slow)
         return;
-    v->key = mode_key(v);
+    v->key = mode_key(v, v->cpu->cpl);
     mon_view_select(v, v->key);
     v->table = v->cpu->jump_table;
+    if (v->key & TR_K_LONG)
+        prepare_sides(v);
 }
 
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
@@ -181,6 +225,7 @@ static void addresses_in(struct mon_vcpu *v)
         cpu->base64[n] = v->seg[NOVT_FS + n].base;
         cpu->host64[n] = cpu->base64[n] + mon_view_delta(v, cpu->base64[n]);
     }
+    cpu->kernel_gs = v->msr.kernel_gs_base;
 }
 
 static void addresses_out(struct rt_cpu *cpu)
@@ -309,6 +354,34 @@ static bool is_canonical(uint64_t address)
     return (uint64_t)((int64_t)(address << 16) >> 16) == address;
 }
 
+/* 64-bit code branched to an address that is not canonical, and the branch has to fault: rsp goes
+ * back to where it was, and the slow path executes the branch again. */
+static enum mon_rc after_branch(struct mon_vcpu *v)
+{
+    struct cc *cc = &v->vm->cc;
+    const uint8_t *hpc = cc->rx + v->cpu->branch_from;
+    const struct cc_block *b = cc_find(cc, hpc);
+    enum cc_recipe recipe;
+    struct mon_walk walk;
+    struct tr_insn insn;
+    uint64_t pc;
+
+    if (!b)
+        return mon_raise_error(v, MON_GP, 0);
+    pc = cc_guest_pc(cc, b, hpc, &recipe);
+    rt_fpu_park(v->cpu);
+    if (!mon_walk_peek(v, pc, &walk) || !mon_vm_ram(v, walk.gpa, NULL) ||
+        tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, &insn) !=
+            TR_DECODE_OK)
+        return mon_raise_error(v, MON_GP, 0);
+    if (insn.op == TR_OP_ret)
+        v->cpu->gpr[RT_SP] -= 8 + (insn.imm_size ? (uint16_t)insn.imm : 0);
+    else if (insn.op == TR_OP_call_ind)
+        v->cpu->gpr[RT_SP] += 8;
+    v->cpu->rip = pc;
+    return slow_step(v);
+}
+
 /* Finds or makes the block at rip and enters it into the jump table. */
 static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
 {
@@ -318,7 +391,7 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     bool match = false;
 
     if ((v->key & TR_K_LONG) && !is_canonical(v->cpu->rip))
-        return mon_raise_error(v, MON_GP, 0);
+        return after_branch(v);
     if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
     b = cc_lookup(cc, v->cpu->rip, walk.gpa, v->key);
@@ -495,6 +568,7 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
     const struct rt_fault *fault = &cpu->fault;
     uint64_t gla;
 
+    follow(v);
     v->after_fault = AFTER_STEP;
     if (entry_collision(v, context))
         return RT_FAULT_RETRY;
@@ -538,6 +612,14 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     struct cc_block *b;
 
     cpu->jump_table = cc->miss_table;
+    v->mode_changed = true;
+    cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
+    for (unsigned n = 0; n < 2; n++) {
+        if (context && context->gpr[11] == (uint64_t)cpu->side[n].jump_table &&
+            (v->key & TR_K_LONG))
+            context->gpr[11] = (uint64_t)cc->miss_table;
+        cpu->side[n].jump_table = cc->miss_table;
+    }
     if (!context)
         return RT_FAULT_RETRY;
     hpc = (const uint8_t *)context->rip;
@@ -666,9 +748,11 @@ static enum rt_exit enter(struct mon_vcpu *v)
     if (!(v->key & TR_K_LONG))
         return rt_enter(v->cpu);
     addresses_in(v);
+    v->cpu->branch_from = 0;
     reason = rt_enter64(v->cpu);
     if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
         addresses_out(v->cpu);
+    follow(v);
     return reason;
 }
 

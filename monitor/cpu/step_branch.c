@@ -185,12 +185,32 @@ static void flat_segment(struct novt_segment *seg, uint16_t selector, uint32_t a
     seg->attr = attr | MON_ATTR_G | MON_ATTR_P | MON_ATTR_S;
 }
 
+/* The segments of 64-bit code after SYSCALL (CPL 0) and SYSRET (CPL 3). */
+void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl)
+{
+    uint16_t selector = (uint16_t)(v->msr.star >> 32) & 0xfffc, stack = (uint16_t)(selector + 8);
+    uint32_t dpl = cpl ? MON_ATTR_DPL : 0;
+
+    if (cpl) {
+        selector = (uint16_t)(((v->msr.star >> 48) + 16) | 3);
+        stack = (uint16_t)(((v->msr.star >> 48) + 8) | 3);
+    }
+    flat_segment(&v->seg[NOVT_CS], selector, 0xb | dpl | MON_ATTR_L);
+    flat_segment(&v->seg[NOVT_SS], stack, 0x3 | dpl | MON_ATTR_DB);
+    v->cpu->cpl = (uint8_t)cpl;
+}
+
+static void segments_changed(struct mon_vcpu *v)
+{
+    mon_seg_changed(v, NOVT_CS);
+    mon_seg_changed(v, NOVT_SS);
+    v->mode_changed = true;
+}
+
 /* As on Intel's processors, SYSCALL and SYSRET exist in 64-bit mode only. */
 enum mon_rc step_syscall(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     struct rt_cpu *cpu = v->cpu;
-    struct novt_segment cs;
-    uint16_t selector = (uint16_t)(v->msr.star >> 32) & 0xfffc;
     (void)i;
     if (!mon_code64(v) || !(v->efer & MON_EFER_SCE))
         return mon_raise(v, MON_UD);
@@ -198,19 +218,14 @@ enum mon_rc step_syscall(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     cpu->gpr[11] = cpu->rflags & ~(uint64_t)RT_RF;
     cpu->rflags = (cpu->rflags & ~(v->msr.fmask | RT_RF)) | 2;
     cpu->rip = v->msr.lstar;
-    flat_segment(&cs, selector, 0xb | MON_ATTR_L);
-    flat_segment(&v->seg[NOVT_SS], (uint16_t)(selector + 8), 0x3 | MON_ATTR_DB);
-    mon_cs_set(v, selector, &cs, 0);
-    mon_seg_changed(v, NOVT_SS);
-    v->mode_changed = true;
+    mon_syscall_segments(v, 0);
+    segments_changed(v);
     return MON_OK;
 }
 
 enum mon_rc step_sysret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     struct rt_cpu *cpu = v->cpu;
-    struct novt_segment cs;
-    uint16_t base = (uint16_t)(v->msr.star >> 48);
     bool to64 = i->opsize == 64;
     (void)next;
     if (!mon_code64(v) || !(v->efer & MON_EFER_SCE))
@@ -221,14 +236,13 @@ enum mon_rc step_sysret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
     uint64_t target = cpu->gpr[RT_CX];
     if (to64 && step_sign_extend(target, 48) != (int64_t)target)
         return mon_raise_error(v, MON_GP, 0);
-    uint16_t selector = (uint16_t)((to64 ? base + 16 : base) | 3);
     cpu->rflags = (cpu->gpr[11] & 0x3c7fd7) | 2;
     cpu->rip = to64 ? target : (uint32_t)target;
-    flat_segment(&cs, selector, 0xb | MON_ATTR_DPL | (to64 ? MON_ATTR_L : MON_ATTR_DB));
-    flat_segment(&v->seg[NOVT_SS], (uint16_t)((base + 8) | 3), 0x3 | MON_ATTR_DPL | MON_ATTR_DB);
-    mon_cs_set(v, selector, &cs, 3);
-    mon_seg_changed(v, NOVT_SS);
-    v->mode_changed = true;
+    mon_syscall_segments(v, 3);
+    if (!to64)
+        flat_segment(&v->seg[NOVT_CS], (uint16_t)((v->msr.star >> 48) | 3),
+                     0xb | MON_ATTR_DPL | MON_ATTR_DB);
+    segments_changed(v);
     return MON_OK;
 }
 

@@ -124,6 +124,7 @@ struct space {
 
 struct mon_view_set {
     struct space space[MAX_SPACES];
+    struct space *side[2];           /* of rt_cpu.side */
     struct space *current, *last[3]; /* last: of each class, where to look first */
     struct view view[MAX_VIEWS];
     uint8_t *void_window; /* claimed, never mapped; a page of zeros lies in its guard (CANARY) */
@@ -567,6 +568,8 @@ static void set_home(struct mon_vcpu *v, struct space *space, unsigned class, ui
     space->home[class] = delta;
     if (space == v->views->current)
         v->cpu->class_delta[class] = delta;
+    v->cpu->sides_ok = 0;
+    v->mode_changed = true;
 }
 
 static void detach_class(struct mon_vcpu *v, struct space *space, unsigned class)
@@ -880,6 +883,48 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
         v->cpu->window = view_get(v, space, 0)->window;
     }
     v->cpu->jump_table = select_table(v, space, key);
+}
+
+static struct space *fresh_space(const struct mon_vcpu *v, enum view_class cls)
+{
+    struct space *space = v->views->last[cls];
+
+    if (space && space->used && space->root == root_of(v) && space->cls == cls &&
+        space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas)
+        return space;
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        space = &v->views->space[i];
+        if (space->used && space->root == root_of(v) && space->cls == cls)
+            return space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas ? space
+                                                                                       : NULL;
+    }
+    return NULL;
+}
+
+void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2])
+{
+    struct mon_view_set *set = v->views;
+    struct rt_cpu *cpu = v->cpu;
+
+    for (unsigned n = 0; n < 2; n++) {
+        struct space *space = fresh_space(v, n ? VIEW_USER : VIEW_SUPER);
+        if (!space || (n ? space->table_key : set->super_key) != key[n])
+            return;
+        set->side[n] = space;
+        cpu->side[n].window = space->deltas;
+        cpu->side[n].jump_table = n ? space->table : set->super_table;
+        for (unsigned i = 0; i < 4; i++)
+            cpu->side[n].class_delta[i] = space->home[i];
+    }
+    cpu->sides_ok = 1;
+}
+
+void mon_view_took_side(struct mon_vcpu *v, unsigned side)
+{
+    struct mon_view_set *set = v->views;
+
+    set->current = set->last[set->side[side]->cls] = set->side[side];
+    set->current->stamp = ++set->clock;
 }
 
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)

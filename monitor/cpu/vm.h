@@ -68,6 +68,11 @@ void mon_views_destroy(struct mon_vcpu *v);
 /* Makes the view for the current CR3, CPL and RFLAGS.AC current: window and jump table in rt_cpu.
  */
 void mon_view_select(struct mon_vcpu *v, uint32_t key);
+/* Prepares both sides of the current address space for system calls in the cache, if they can be:
+ * key[0] and key[1] are the modes at CPL 0 and CPL 3. */
+void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2]);
+/* Translated code has changed to that side (0 or 1) by itself. */
+void mon_view_took_side(struct mon_vcpu *v, unsigned side);
 /* The linear address behind a host address in one of the current space's windows. */
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
 /* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
