@@ -107,7 +107,10 @@ static int reset(struct mon_machine *m, struct mon_error *err)
     struct novt_sregs sregs;
     struct mon_ram_range range[MON_RAM_RANGES_MAX];
 
-    int status = mon_boot_load(&m->boot, &m->ram, &entry, err);
+    int status = mon_boot_read(&m->boot, err);
+    if (!status)
+        status = mon_boot_load(&m->boot, &m->ram, &entry, err);
+    mon_boot_forget(&m->boot);
     if (status)
         return status;
     for (unsigned i = 0, n = mon_ram_ranges(&m->ram, range); i < n; i++)

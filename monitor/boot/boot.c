@@ -12,16 +12,11 @@
 
 static const char elf_magic[4] = {0x7f, 'E', 'L', 'F'};
 
-/* Opens a regular file that could fit the guest's memory. */
-static int open_image(const char *path, const char *what, uint64_t limit, int *fd, size_t *size,
-                      struct mon_error *err)
+static int check_image(int fd, const char *path, const char *what, uint64_t limit, size_t *size,
+                       struct mon_error *err)
 {
     struct stat st;
-    *fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    if (*fd < 0)
-        return mon_error_set(err, MON_E_KERNEL, "%s: cannot open the %s: %s", path, what,
-                             strerror(errno));
-    if (fstat(*fd, &st) < 0 || !S_ISREG(st.st_mode))
+    if (fstat(fd, &st) < 0 || !S_ISREG(st.st_mode))
         return mon_error_set(err, MON_E_KERNEL, "%s: the %s must be a regular file", path, what);
     if (st.st_size == 0)
         return mon_error_set(err, MON_E_KERNEL, "%s: the %s is empty; copy it again", path, what);
@@ -35,12 +30,31 @@ static int open_image(const char *path, const char *what, uint64_t limit, int *f
     return MON_OK;
 }
 
-/* Reads up to size bytes; fewer when the file shrank meanwhile. */
+/* Opens a regular file that could fit the guest's memory. */
+static int open_image(struct mon_image *image, const char *path, const char *what, uint64_t limit,
+                      struct mon_error *err)
+{
+    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    if (fd < 0)
+        return mon_error_set(err, MON_E_KERNEL, "%s: cannot open the %s: %s", path, what,
+                             strerror(errno));
+    int status = check_image(fd, path, what, limit, &image->size, err);
+    if (status) {
+        close(fd);
+        return status;
+    }
+    image->path = path;
+    image->fd = fd;
+    image->is_open = true;
+    return MON_OK;
+}
+
+/* Reads the first size bytes; fewer when the file shrank meanwhile. */
 static ssize_t read_all(int fd, uint8_t *to, size_t size)
 {
     size_t done = 0;
     while (done < size) {
-        ssize_t n = read(fd, to + done, size - done);
+        ssize_t n = pread(fd, to + done, size - done, (off_t)done);
         if (n < 0 && errno == EINTR)
             continue;
         if (n < 0)
@@ -52,51 +66,68 @@ static ssize_t read_all(int fd, uint8_t *to, size_t size)
     return (ssize_t)done;
 }
 
-static int read_image(struct mon_image *image, const char *path, const char *what, uint64_t limit,
-                      struct mon_error *err)
+static int read_image(struct mon_image *image, const char *what, struct mon_error *err)
 {
-    int fd = -1;
-    size_t size = 0;
-    ssize_t got;
-    int status = open_image(path, what, limit, &fd, &size, err);
-    if (status)
-        goto out;
-
-    image->path = path;
-    image->data = malloc(size);
-    if (!image->data) {
-        status = mon_error_set(err, MON_E_MEMORY, "%s: no host memory for a %s of %zu bytes", path,
-                               what, size);
-        goto out;
-    }
-    got = read_all(fd, image->data, size);
+    struct stat st;
+    if (!image->is_open || image->data)
+        return MON_OK;
+    if (fstat(image->fd, &st) == 0 && (size_t)st.st_size < image->size)
+        image->size = (size_t)st.st_size;
+    image->data = malloc(image->size ? image->size : 1);
+    if (!image->data)
+        return mon_error_set(err, MON_E_MEMORY, "%s: no host memory for a %s of %zu bytes",
+                             image->path, what, image->size);
+    ssize_t got = read_all(image->fd, image->data, image->size);
     if (got < 0)
-        status = mon_error_set(err, MON_E_KERNEL, "%s: cannot read the %s: %s", path, what,
-                               strerror(errno));
-    else
-        image->size = (size_t)got;
-out:
-    if (fd >= 0)
-        close(fd);
-    return status;
+        return mon_error_set(err, MON_E_KERNEL, "%s: cannot read the %s: %s", image->path, what,
+                             strerror(errno));
+    image->size = (size_t)got;
+    return MON_OK;
+}
+
+static void forget_image(struct mon_image *image)
+{
+    if (!image->is_open)
+        return;
+    free(image->data);
+    image->data = NULL;
+}
+
+int mon_boot_read(struct mon_boot *boot, struct mon_error *err)
+{
+    int status = read_image(&boot->kernel, "kernel", err);
+    return status ? status : read_image(&boot->initrd, "initrd", err);
+}
+
+void mon_boot_forget(struct mon_boot *boot)
+{
+    forget_image(&boot->kernel);
+    forget_image(&boot->initrd);
 }
 
 int mon_boot_open(struct mon_boot *boot, const char *kernel, const char *initrd,
                   const char *cmdline, const struct mon_ram *ram, struct mon_error *err)
 {
     *boot = (struct mon_boot){.cmdline = cmdline ? cmdline : ""};
-    int status = read_image(&boot->kernel, kernel, "kernel", ram->size, err);
+    int status = open_image(&boot->kernel, kernel, "kernel", ram->size, err);
     if (!status && initrd)
-        status = read_image(&boot->initrd, initrd, "initrd", ram->size, err);
+        status = open_image(&boot->initrd, initrd, "initrd", ram->size, err);
     if (status)
         mon_boot_close(boot);
     return status;
 }
 
+static void close_image(struct mon_image *image)
+{
+    forget_image(image);
+    if (image->is_open)
+        close(image->fd);
+}
+
 void mon_boot_close(struct mon_boot *boot)
 {
-    free(boot->kernel.data);
-    free(boot->initrd.data);
+    close_image(&boot->kernel);
+    close_image(&boot->initrd);
     *boot = (struct mon_boot){.cmdline = ""};
 }
 
@@ -131,7 +162,7 @@ int mon_boot_put_initrd(const struct mon_boot *boot, const struct mon_ram *ram, 
                         uint64_t limit, uint32_t *base, struct mon_error *err)
 {
     *base = 0;
-    if (!boot->initrd.data)
+    if (!boot->initrd.path)
         return MON_OK;
 
     uint64_t size = boot->initrd.size, end = mon_ram_below_4g(ram);

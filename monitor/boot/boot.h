@@ -35,13 +35,15 @@
 
 struct mon_image {
     const char *path; /* as the user gave it */
-    uint8_t *data;
+    uint8_t *data;    /* while it is loaded; a reboot reads the file again */
     size_t size;
+    int fd; /* of an image that mon_boot_open() opened */
+    bool is_open;
 };
 
 struct mon_boot {
     struct mon_image kernel;
-    struct mon_image initrd; /* data is NULL when there is none */
+    struct mon_image initrd; /* path is NULL when there is none */
     const char *cmdline;     /* never NULL */
 };
 
@@ -50,10 +52,16 @@ struct mon_entry {
     uint32_t eip, eax, ebx, esi;
 };
 
-/* Reads the files, once: they are loaded again at each reboot. initrd may be NULL. */
+/* Opens the files, and keeps them open: they are loaded again at each reboot, when none can be
+ * opened any more. initrd may be NULL. */
 int mon_boot_open(struct mon_boot *boot, const char *kernel, const char *initrd,
                   const char *cmdline, const struct mon_ram *ram, struct mon_error *err);
 void mon_boot_close(struct mon_boot *boot);
+
+/* Their contents come into the host's memory for mon_boot_load(), and go: a running machine needs
+ * no second copy of an initrd. */
+int mon_boot_read(struct mon_boot *boot, struct mon_error *err);
+void mon_boot_forget(struct mon_boot *boot);
 
 /* Loads firmware tables, kernel, initrd and boot information. */
 int mon_boot_load(const struct mon_boot *boot, const struct mon_ram *ram, struct mon_entry *entry,

@@ -20,14 +20,16 @@ static inline void boot_fixture_start(struct boot_fixture *f, uint64_t memory)
 {
     memset(f, 0, sizeof(*f));
     cr_assert_eq(mon_ram_create(&f->ram, memory, &f->err), MON_OK, "%s", f->err.text);
-    f->boot.kernel = (struct mon_image){"dir/kernel", f->file, sizeof(f->file)};
+    f->boot.kernel =
+        (struct mon_image){.path = "dir/kernel", .data = f->file, .size = sizeof(f->file)};
     f->boot.cmdline = "console=ttyS0 quiet";
 }
 
 static inline void boot_fixture_add_initrd(struct boot_fixture *f)
 {
     memset(f->initrd, 0x5a, sizeof(f->initrd));
-    f->boot.initrd = (struct mon_image){"dir/initrd.gz", f->initrd, sizeof(f->initrd)};
+    f->boot.initrd =
+        (struct mon_image){.path = "dir/initrd.gz", .data = f->initrd, .size = sizeof(f->initrd)};
 }
 
 static inline int boot_fixture_load(struct boot_fixture *f)
