@@ -187,7 +187,7 @@ userland: tools | deps
 # Sequences of the differential test in make check.
 QUICK_DIFF := 20000
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape
+SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
@@ -225,7 +225,7 @@ bench: all tools fetch $(B)/bench/bench | deps
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
 	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/precise tests/diff \
-	tests/stress tests/guest bench/programs,$(d)/*.c $(d)/*.h))
+	tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
 format:
 	clang-format -i $(FORMATTED)
 

@@ -4,7 +4,7 @@
 # debootstrap installs Debian's minimal system and the packages below. Afterwards the cache
 # ($NOVT_GUEST_CACHE, else BUILD/guests) holds
 #
-#   userland/       the system: what chroot runs natively, as the reference for tests
+#   userland/       the system, for chroot: what runs natively is the reference for tests
 #   userland.cpio   the same files as the kernel unpacks them, uncompressed; it has no /init
 #   userland.recipe the checksum of the recipe that made them; last, so that it says "complete"
 #
@@ -67,7 +67,7 @@ trim_system()
         usr/lib/python3.11/pydoc_data etc/hostname etc/resolv.conf
     rm -f usr/bin/*-lto-dump-* usr/bin/*-dwp usr/bin/*-ld.gold usr/bin/perl5.36.0
     find usr/lib \( -name lto1 -o -name 'lib[altu]*san*' -o -name CORE \) -prune -exec rm -rf {} +
-    mkdir -p var/log var/lib/apt/lists
+    mkdir -p var/log var/lib/apt/lists etc/novt
     find . -newermt "$date" -exec touch -h -d "$date" {} +
     cd "$OLDPWD"
 }
