@@ -220,7 +220,7 @@ valgrind: unit
 
 BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS))
 include bench/bench.mk
-bench: all tools fetch $(B)/bench/bench | deps
+bench: all tools fetch bench-programs | deps
 	@bench/run --build $(B) $(BENCH_ARGS)
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \

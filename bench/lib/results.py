@@ -1,0 +1,174 @@
+"""results.py - what was measured: kept, compared with native, printed and appended to a CSV file.
+
+A result belongs to a machine and a key (guest, group, name). Of several measurements of one the least
+counts. A checksum, where there is one, must be the same on every machine.
+"""
+import csv
+import dataclasses
+import datetime
+import math
+import os
+import re
+import subprocess
+
+
+@dataclasses.dataclass
+class Value:
+    number: float
+    checksum: str = ""
+    unit: str = "s"
+
+
+class Results:
+    def __init__(self):
+        self.machines = {}
+        self.problems = []
+
+    def keep(self, machine, key, value):
+        table = self.machines.setdefault(machine, {})
+        old = table.get(key)
+        if old and old.checksum != value.checksum:
+            self.problem(f"{machine}: {key[0]} {key[2]} gave {old.checksum}, then {value.checksum}")
+        if not old or value.number < old.number:
+            table[key] = value
+
+    def problem(self, text):
+        if text not in self.problems:
+            self.problems.append(text)
+
+    def get(self, machine, key):
+        value = self.machines.get(machine, {}).get(key)
+        return value.number if value else None
+
+    def unit(self, key):
+        return next(t[key].unit for t in self.machines.values() if key in t)
+
+    def qemu(self, key):
+        """The better one of QEMU's two CPU models."""
+        times = [t for t in (self.get(m, key) for m in ("qemu", "qemu-max")) if t is not None]
+        return min(times) if times else None
+
+    def keys(self, guest, group):
+        every = dict.fromkeys(k for table in self.machines.values() for k in table)
+        return [k for k in every if k[:2] == (guest, group)]
+
+    def check(self):
+        """Whatever computed something else than natively is an error, and not a time."""
+        native = self.machines.get("native", {})
+        for machine, table in self.machines.items():
+            for key in list(table):
+                want = native.get(key)
+                if want and want.checksum != table[key].checksum:
+                    self.problem(f"{machine}: {key[0]} {key[2]} computed {table[key].checksum},"
+                                 f" natively {want.checksum}")
+                    del table[key]
+
+
+# --- The host ---------------------------------------------------------------------------------
+
+
+def host_cpu():
+    with open("/proc/cpuinfo", encoding="ascii", errors="replace") as f:
+        text = f.read()
+    fields = dict(re.findall(r"^(model name|model|stepping)\s*: (.*)$", text, re.M))
+    return f"{fields.get('model name', '?')} (model {fields.get('model', '?')})"
+
+
+def commit(root):
+    def git(*arguments):
+        return subprocess.run(["git", "-C", root, *arguments], capture_output=True, text=True,
+                              check=False).stdout.strip()
+
+    head = git("rev-parse", "--short", "HEAD") or "none"
+    return head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+
+
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
+
+
+# --- Tables -----------------------------------------------------------------------------------
+
+
+def mean(values):
+    return math.exp(sum(map(math.log, values)) / len(values)) if values else None
+
+
+def number(value):
+    """Four significant digits, as a person reads them."""
+    if value is None:
+        return "-"
+    if value == 0:
+        return "0"
+    return f"{value:.{max(0, 3 - math.floor(math.log10(abs(value))))}f}"
+
+
+def ratios(results, key):
+    """novt/native, QEMU/native, QEMU/novt; None where there is nothing to divide."""
+    native, novt, qemu = results.get("native", key), results.get("novt", key), results.qemu(key)
+    return [a / b if a and b else None for a, b in ((novt, native), (qemu, native), (qemu, novt))]
+
+
+def group_rows(results, guest, group):
+    """Rows of text for one group: name, native, novt, QEMU and three ratios; the last is the mean."""
+    rows, columns = [], ([], [], [])
+    for key in results.keys(guest, group):
+        unit = results.unit(key)
+        row = ratios(results, key)
+        for column, ratio in zip(columns, row):
+            if ratio:
+                column.append(ratio)
+        values = [results.get("native", key), results.get("novt", key), results.qemu(key)]
+        rows.append([key[2] + ("" if unit == "s" else f" ({unit})"), *map(number, values),
+                     *(f"{r:.2f}" if r else "-" for r in row)])
+    if len(rows) > 1 and any(columns):
+        rows.append(["geometric mean", "", "", "",
+                     *(f"{mean(c):.2f}" if c else "-" for c in columns)])
+    return rows
+
+
+HEAD = ["native", "novt", "QEMU", "novt/native", "QEMU/native", "QEMU/novt"]
+
+
+def print_tables(results, guests, groups):
+    for guest in guests:
+        for group in groups:
+            rows = group_rows(results, guest, group)
+            if not rows:
+                continue
+            print()
+            for row in [[f"{guest} {group}", *HEAD], *rows]:
+                print(f"{row[0]:34}" + "".join(f" {cell:>11}" for cell in row[1:]))
+
+
+def markdown_tables(results, guests, groups):
+    lines = []
+    for guest in guests:
+        for group in groups:
+            rows = group_rows(results, guest, group)
+            if not rows:
+                continue
+            lines += ["", f"### {group}, {guest}", "", "| " + " | ".join(["", *HEAD]) + " |",
+                      "|---|" + "---:|" * len(HEAD)]
+            lines += ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+# --- CSV --------------------------------------------------------------------------------------
+
+COLUMNS = ["date", "commit", "cpu", "host_kernel", "guest", "repetitions", "machine", "group", "name",
+           "value", "unit"]
+
+
+def append_csv(path, results, repetitions, root):
+    os.makedirs(os.path.dirname(os.path.abspath(path)), exist_ok=True)
+    new = not os.path.exists(path)
+    fixed = [now(), commit(root), host_cpu(), os.uname().release]
+    with open(path, "a", newline="", encoding="ascii", errors="replace") as f:
+        out = csv.writer(f, lineterminator="\n")
+        if new:
+            out.writerow(COLUMNS)
+        for machine, table in results.machines.items():
+            for (guest, group, name), value in table.items():
+                out.writerow([*fixed, guest, repetitions, machine, group, name,
+                              f"{value.number:.9g}", value.unit])
