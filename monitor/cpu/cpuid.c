@@ -265,23 +265,32 @@ static void add_topology(struct mon_cpuid *table)
         true);
 }
 
-/* The smallest fraction of a 25 MHz crystal's frequency (Intel's usual ones are near that) that
- * gives the TSC's to the kHz. Linux multiplies in 32 bits: if none is small enough, 1 MHz it is,
- * which gives all digits too but is a coarse clock for the APIC's timer. */
+/* A crystal near 25 MHz, as Intel's usual ones are, and its ratio to the TSC that gives the TSC's
+ * frequency to the kHz; Linux multiplies in 32 bits, which bounds the ratio. If there is none, 1
+ * MHz gives all digits too, but is a coarse clock for the APIC's timer. */
+static bool ratio_for(uint64_t khz, uint64_t crystal, uint32_t *ebx, uint32_t *eax)
+{
+    for (uint64_t n = 1; khz * n + crystal < UINT32_MAX; n++) {
+        uint64_t up = (khz * n + crystal - 1) / crystal;
+        if (up * crystal / n == khz) {
+            *ebx = (uint32_t)up;
+            *eax = (uint32_t)n;
+            return true;
+        }
+    }
+    return false;
+}
+
 static void choose_crystal(struct mon_cpuid *table, uint32_t *ebx, uint32_t *eax)
 {
-    uint64_t khz = table->tsc_khz;
-    table->apic_khz = CRYSTAL_KHZ;
-    for (uint64_t n = 1; khz * n < UINT32_MAX - CRYSTAL_KHZ; n++) {
-        uint64_t up = (khz * n + CRYSTAL_KHZ - 1) / CRYSTAL_KHZ;
-        if (up * CRYSTAL_KHZ / n != khz)
-            continue;
-        *ebx = (uint32_t)up;
-        *eax = (uint32_t)n;
-        return;
+    for (uint32_t khz = CRYSTAL_KHZ; khz > CRYSTAL_KHZ / 2; khz--) {
+        if (ratio_for(table->tsc_khz, khz, ebx, eax)) {
+            table->apic_khz = khz;
+            return;
+        }
     }
     table->apic_khz = 1000;
-    *ebx = (uint32_t)khz;
+    *ebx = (uint32_t)table->tsc_khz;
     *eax = 1000;
 }
 

@@ -231,8 +231,8 @@ Test(cpu_cpuid, frequency_is_told_three_ways_and_is_true)
 
     cr_assert_eq(guest(0x40000010, 0, EAX), khz);
     if (guest(0, 0, EAX) >= 0x16) {
-        cr_assert_eq((uint64_t)guest(0x15, 0, ECX) * guest(0x15, 0, EBX) / guest(0x15, 0, EAX),
-                     khz * 1000);
+        cr_assert_eq(
+            (uint64_t)guest(0x15, 0, ECX) * guest(0x15, 0, EBX) / guest(0x15, 0, EAX) / 1000, khz);
         cr_assert_eq(guest(0x15, 0, ECX), mon_vm_cpuid(m.v)->apic_khz * 1000);
         cr_assert_eq(guest(0x15, 0, ECX) / 1000 * (uint32_t)guest(0x15, 0, EBX) /
                          guest(0x15, 0, EAX),
