@@ -230,11 +230,22 @@ static void emit_evex(struct tr_block *t, const struct tr_insn *insn, enum form 
     emit_modrm(t, insn, form);
 }
 
+/* MOVNTI, fences and cache lines, SERIALIZE; ADCX and ADOX, MOVDIRI: 66h is not an operand size but
+ * part of the opcode, or not allowed. */
+static bool is_66_opcode(const struct tr_insn *insn)
+{
+    if (insn->map == 1)
+        return insn->opcode == 0xc3 || insn->opcode == 0xae || insn->opcode == 0x01;
+    return insn->map == 2 && (insn->opcode == 0xf6 || insn->opcode == 0xf9);
+}
+
 /* In 16-bit code the prefix selects 32 bits, in host code 16. */
 static bool needs_66(const struct tr_insn *insn)
 {
     if (insn->encoding != TR_ENC_LEGACY)
         return false;
+    if (is_66_opcode(insn))
+        return insn->prefix66;
     if (insn->mode == TR_MODE_16 && insn->feature == TR_F_NONE)
         return insn->opsize == 16;
     return insn->prefix66;

@@ -245,7 +245,7 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
     if (rc == MON_FAULT && (v->exc.vector == MON_UD || v->exc.vector == MON_GP ||
                             v->exc.vector == MON_MF || (v->exc.vector == MON_XM && !i->mem_read)))
         return rc;
-    if (rc == MON_OK && (found.vector == MON_PF || mon_code64(v)) && !x87_has_stored(v, i))
+    if (rc == MON_OK && !x87_has_stored(v, i))
         return MON_OK;
     undo_restore(&undo, v);
     v->exc = found;

@@ -84,16 +84,19 @@ static bool is_canonical(uint64_t address)
 }
 
 /* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have
- * stored something, or nothing, when they fault. A branch to an address that is not canonical
- * faults there instead of at the branch. #AC and #GP: misaligned operands that reach into addresses
- * that are not canonical, or that FXRSTOR wants aligned. */
+ * stored something, or nothing, when they fault, and FRSTOR has loaded. A branch to an address that
+ * is not canonical faults there instead of at the branch. #AC and #GP: misaligned operands that
+ * reach into addresses that are not canonical, or that FXRSTOR wants aligned. Masked operands that
+ * reach there may fault for a page first. */
 static bool is_gap(const struct record *a, const struct record *b, const struct tr_insn *insn)
 {
-    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter)
+    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter || insn->op == TR_OP_frstor)
         return true;
     if (insn->cls == TR_BRANCH && a->vector == 13 && b->vector == 13 && !is_canonical(b->rip))
         return true;
     if (a->vector == 17 && b->vector == 13)
+        return true;
+    if (long_mode() && a->vector == 13 && b->vector == 14 && b->cr2 >> 8 == 0x7fffffffff)
         return true;
     if (long_mode())
         return false;

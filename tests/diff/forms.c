@@ -137,7 +137,8 @@ static ZydisMachineMode zydis_mode(void)
 /* The number of the general register that this one is part of, or -1. */
 static int register_number(ZydisRegister reg)
 {
-    ZydisRegister full = ZydisRegisterGetLargestEnclosing(zydis_mode(), reg);
+    ZydisRegister full = ZydisRegisterGetLargestEnclosing(
+        long_mode() ? ZYDIS_MACHINE_MODE_LONG_64 : ZYDIS_MACHINE_MODE_LEGACY_32, reg);
 
     if (full >= ZYDIS_REGISTER_EAX && full <= ZYDIS_REGISTER_EDI)
         return (int)(full - ZYDIS_REGISTER_EAX);
@@ -454,21 +455,11 @@ static void put_candidate(struct random *r, const struct form *f, uint8_t *bytes
         p[i] = (uint8_t)(one_in(r, 2) ? random_32(r) : interesting(r));
 }
 
-/* Where the slow path differs in what the manual leaves open (an x87 store with an unmasked
- * exception, how far a gather gets), or is known to be coarse (masked operands that convert): not
- * generated with addresses that only it handles. */
+/* ENTER with 32-bit operands on a 16-bit stack that wraps: the CPU borrows into EBP's upper half.
+ */
 static bool comparable(const struct tr_insn *insn)
 {
-    bool slow = insn->has_mem && (insn->adsize != 32 || insn->seg == TR_CS || insn->seg == TR_FS);
-    bool x87 = insn->encoding == TR_ENC_LEGACY && !insn->map && (insn->opcode & 0xf8) == 0xd8;
-
-    if (long_mode())
-        return true;
-    if (insn->op == TR_OP_maskmov)
-        return insn->adsize == 32 && insn->seg != TR_CS && insn->seg < TR_FS;
-    if (insn->vsib && insn->seg == TR_GS)
-        return false;
-    return !slow || !(insn->vsib || x87 || (insn->encoding == TR_ENC_EVEX && insn->evex_aaa));
+    return diff_mode != TR_MODE_16 || insn->op != TR_OP_enter || !insn->prefix66;
 }
 
 /* Always a fault at CPL 3: one is as good as another. */

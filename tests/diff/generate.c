@@ -178,7 +178,8 @@ static void put_branch(struct random *r, struct item *item)
     struct text t = {.len = 0};
     bool call = one_in(r, 2);
 
-    switch (random_below(r, 45)) {
+    /* Not the wild ones in 16-bit code, where every offset is in the code segment. */
+    switch (random_below(r, diff_mode == TR_MODE_16 ? 40 : 45)) {
     case 0 ... 7: /* jcc rel8 */
         add1(&t, 0x70 | random_below(r, 16));
         add_fix(&t, 1);
@@ -211,10 +212,10 @@ static void put_branch(struct random *r, struct item *item)
     case 32 ... 35:
         add_register(r, &t, call);
         break;
-    case 36 ... 39:
+    case 36 ... 38:
         add_memory(r, &t, call);
         break;
-    case 40:
+    case 44:
         add_wild(r, &t, call);
         break;
     default: /* call f; jmp over; f: ret; over: */
