@@ -1,0 +1,179 @@
+/* watch.c - whether guest code has touched anything of the host's.
+ *
+ * Canaries: pages of a pattern at host addresses that equal guest addresses, where an access that
+ * was not moved into a window would land. They must not change, and the pattern must not turn up in
+ * the guest. Maps: in the windows' zones there are guest pages and the tables of deltas, nothing
+ * else, never executable and never across the end of a window; guest pages are nowhere else but
+ * where the library and this program map them; no mapping is writable and executable. */
+#include "tests/escape/escape.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#define TIB    (1ull << 40)
+#define WINDOW (4ull << 30)
+
+/* Where windows are (runtime/window.c), and nothing else. */
+static const struct {
+    uint64_t from, to;
+} zones[] = {
+    {31 * TIB, 42 * TIB}, {46 * TIB, 84 * TIB}, {88 * TIB, 96 * TIB}, {101 * TIB, 125 * TIB}};
+
+#define PATTERN32 0x9d5ec7e1u
+#define PATTERN64 ((uint64_t)PATTERN32 << 32 | PATTERN32)
+
+static struct canary {
+    uint64_t at, size;
+    uint8_t *page;
+} canaries[] = {
+    {0x10000, RAM_SIZE - 0x10000, NULL},
+    {0x7ffe0000, 0x10000, NULL},
+    {0x80000000, 0x20000, NULL},
+    {0xbfff0000, 0x20000, NULL},
+    {0xffff0000, 0x20000, NULL},
+    {0x8000000000, 0x100000, NULL},
+    {0x8040000000 - 0x10000, 0x20000, NULL},
+};
+#define CANARIES (sizeof(canaries) / sizeof(canaries[0]))
+
+bool watch_start(void)
+{
+    unsigned there = 0;
+    for (unsigned i = 0; i < CANARIES; i++) {
+        struct canary *c = &canaries[i];
+        void *p = mmap((void *)c->at, c->size, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+        if (p == MAP_FAILED)
+            continue; /* a sanitizer's shadow is there */
+        c->page = p;
+        there++;
+        for (uint64_t at = 0; at < c->size; at += 8)
+            memcpy(c->page + at, &(uint64_t){PATTERN64}, 8);
+    }
+    printf("    %u of %u canary areas, the first of %s\n", there, (unsigned)CANARIES,
+           canaries[0].page ? "guest RAM's addresses" : "none");
+    return canaries[0].page != NULL;
+}
+
+bool watch_canaries(void)
+{
+    for (unsigned i = 0; i < CANARIES; i++) {
+        const struct canary *c = &canaries[i];
+        for (uint64_t at = 0; c->page && at < c->size; at += 8) {
+            uint64_t now;
+            memcpy(&now, c->page + at, 8);
+            if (now != PATTERN64) {
+                printf("    host memory at %llx was written\n", (unsigned long long)(c->at + at));
+                return false;
+            }
+        }
+    }
+    return true;
+}
+
+bool watch_leaks(const struct machine *m)
+{
+    for (uint32_t at = 0; at < RAM_SIZE; at += 8) {
+        uint64_t now;
+        memcpy(&now, m->ram + at, 8);
+        if (now == PATTERN64) {
+            printf("    host memory was copied to guest address %x\n", at);
+            return false;
+        }
+    }
+    return true;
+}
+
+bool watch_registers(const struct machine *m)
+{
+    struct novt_regs r;
+    novt_vcpu_get_regs(m->vcpu, &r);
+    for (unsigned i = 0; i < 16; i++)
+        if ((uint32_t)r.gpr[i] == PATTERN32) {
+            printf("    host memory was loaded into register %u\n", i);
+            return false;
+        }
+    return true;
+}
+
+struct mapping {
+    uint64_t start, end;
+    char flags[5];
+    const char *name;
+};
+
+static bool in_zone(const struct mapping *x)
+{
+    for (unsigned i = 0; i < sizeof(zones) / sizeof(zones[0]); i++)
+        if (x->end > zones[i].from && x->start < zones[i].to)
+            return true;
+    return false;
+}
+
+/* elsewhere: mappings of guest RAM outside the zones so far. */
+static bool mapping_is_right(const struct mapping *x, unsigned *elsewhere)
+{
+    bool ram = !strncmp(x->name, "/memfd:escape-ram", 17);
+    bool table = !strncmp(x->name, "/memfd:novt-deltas", 18);
+
+    if (strchr(x->flags, 'x') && (strchr(x->flags, 'w') || ram || table))
+        return false;
+    if (!in_zone(x))
+        return !ram || ++*elsewhere <= 2; /* the program's and the library's own */
+    return (ram || table) && x->start / WINDOW == (x->end - 1) / WINDOW;
+}
+
+bool watch_maps(void)
+{
+    char line[512];
+    FILE *f = fopen("/proc/self/maps", "re");
+    bool right = f != NULL;
+    unsigned elsewhere = 0;
+
+    while (f && fgets(line, sizeof(line), f)) {
+        unsigned long long start, end;
+        struct mapping x = {.name = line};
+        int name = 0;
+        if (sscanf(line, "%llx-%llx %4s %*s %*s %*s %n", &start, &end, x.flags, &name) < 3)
+            continue;
+        x.start = start;
+        x.end = end;
+        x.name = line + name;
+        if (!mapping_is_right(&x, &elsewhere)) {
+            printf("    a mapping that should not be: %s", line);
+            right = false;
+        }
+    }
+    if (f)
+        fclose(f);
+    return right;
+}
+
+struct usage watch_usage(void)
+{
+    struct usage u = {0};
+    char line[512];
+    unsigned long long kib;
+    FILE *f = fopen("/proc/self/status", "re");
+
+    while (f && fgets(line, sizeof(line), f))
+        if (sscanf(line, "RssAnon: %llu", &kib) == 1)
+            u.anonymous = kib << 10;
+    if (f)
+        fclose(f);
+    f = fopen("/proc/self/maps", "re");
+    while (f && fgets(line, sizeof(line), f))
+        u.mappings++;
+    if (f)
+        fclose(f);
+    DIR *d = opendir("/proc/self/fd");
+    while (d && readdir(d))
+        u.descriptors++;
+    if (d)
+        closedir(d);
+    return u;
+}
