@@ -11,6 +11,7 @@
 #include "translator/tr.h"
 
 #define TR_MAX_INSNS 64
+#define TR_MAX_ROWS  (2 * TR_MAX_INSNS) /* string instructions have two */
 #define TR_MAX_SITES (TR_MAX_INSNS + 2)
 #define TR_MAX_TAILS (2 * TR_MAX_INSNS + 1) /* POPF has two; and the way on at the end */
 #define TR_MAX_HOST  (40 * 1024)            /* bytes that one block may need, records included */
@@ -42,7 +43,7 @@ struct tr_block {
     unsigned end;      /* guest bytes */
     bool crossing;     /* a single instruction over two pages */
     uint8_t *base, *p; /* writable view */
-    struct cc_map map[TR_MAX_INSNS];
+    struct cc_map map[TR_MAX_ROWS];
     unsigned nmap;
     struct cc_site site[TR_MAX_SITES];
     unsigned nsites;

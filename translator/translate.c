@@ -67,6 +67,7 @@ void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)
 {
     struct cc_map *row = &t->map[t->nmap];
 
+    RT_ASSERT(t->nmap < TR_MAX_ROWS);
     row->host = (uint16_t)(t->p - t->base);
     row->guest = (uint16_t)(t->at[i] | recipe << 12);
     if (t->nmap && t->map[t->nmap - 1].host == row->host)
@@ -80,7 +81,7 @@ void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uin
 {
     struct tr_tail *tail = &t->tail[t->ntails++];
 
-    RT_ASSERT(t->ntails <= TR_MAX_TAILS);
+    RT_ASSERT(t->ntails <= TR_MAX_TAILS && t->nsites < TR_MAX_SITES);
     *tail = (struct tr_tail){(uint8_t)kind, field, pc, 0, (uint16_t)insn};
     if (kind != TR_TAIL_DIRECT)
         return;

@@ -120,8 +120,9 @@ struct mon_exception {
 
 /* Accesses of the current instruction that the embedder has already answered; executing the
  * instruction again takes the answers from here (SDM has no such notion: it is how an exit in the
- * middle of an instruction keeps the instruction atomic for the guest). */
-#define MON_REPLAY_MAX 160
+ * middle of an instruction keeps the instruction atomic for the guest). XSAVE to a device
+ * makes 340, a task switch between misaligned TSSs some 200. */
+#define MON_REPLAY_MAX 500
 struct mon_replay {
     uint16_t done, cursor;
     bool refused; /* an MSR access that the embedder wants answered with #GP(0) */

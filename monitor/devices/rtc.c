@@ -45,11 +45,13 @@ enum {
 #define PERIODIC_HZ   32768u
 #define SECONDS_A_DAY 86400
 
+/* Two digits; years before 0, which a guest can set, have some too. */
 static uint8_t encode(const struct mon_rtc *rtc, int value)
 {
+    unsigned digits = (unsigned)((value % 100 + 100) % 100);
     if (rtc->cmos[RTC_B] & B_BINARY)
         return MON_BYTE(value);
-    return MON_BYTE(value / 10 << 4 | value % 10);
+    return MON_BYTE(digits / 10 << 4 | digits % 10);
 }
 
 static int decode(const struct mon_rtc *rtc, uint8_t value)

@@ -1,11 +1,11 @@
 /* escape.c - guests that try to get out.
  *
- *   escape [-n COUNT] [-s SEED] [-k KIND] [-m MODE] [-i] [-v]
+ *   escape [-n COUNT] [-s SEED] [-k KIND] [-m MODE] [-t NS] [-i] [-v]
  *
- * COUNT experiments (2000 unless given) of each kind, mode and privilege; -i interprets them, -v
- * prints each row's outcomes. Between experiments the host's own memory is watched (watch.c). The
- * monitor must not crash, not hang (a second thread ends what runs too long, and a whole test that
- * stands still), not touch anything and not grow.
+ * COUNT experiments (2000 unless given) of each kind, mode and privilege, each of which may take a
+ * tick of NS (500,000); -i interprets them, -v prints each row's outcomes. Between experiments the
+ * host's own memory is watched (watch.c). The monitor must not crash, not hang (a second thread
+ * ends what runs too long, and a whole test that stands still), not touch anything and not grow.
  *
  * A row "PASS escape: KIND MODE CPL" has the number of experiments; the last line is the summary.
  */
@@ -19,14 +19,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#define TICK_NS    500000
-#define HANG_TICKS 60000 /* 30 s */
-#define WATCH      500   /* experiments between looks at the host */
-#define GROWTH     (24u << 20)
+#define HANG_NS 30000000000ull
+#define WATCH   500 /* experiments between looks at the host */
+#define GROWTH  (24u << 20)
 
 static struct machine machine;
 static uint64_t count = 2000, first_seed = 1;
 static int only_kind = -1, only_mode = -1;
+static long tick_ns = 500000;
 static bool verbose;
 static unsigned passed, failed;
 static _Atomic bool over;
@@ -34,9 +34,9 @@ static _Atomic bool over;
 /* Kicks what runs for longer than a tick; a kick that does not help is a hang. */
 static void *ticker(void *unused)
 {
-    const struct timespec tick = {0, TICK_NS};
+    const struct timespec tick = {0, tick_ns};
     uint64_t last = 0;
-    unsigned still = 0;
+    uint64_t still = 0;
 
     (void)unused;
     while (!over) {
@@ -48,7 +48,7 @@ static void *ticker(void *unused)
             machine.overdue = true;
             novt_vcpu_kick(machine.vcpu);
         }
-        if (still > HANG_TICKS) {
+        if (still * (uint64_t)tick_ns > HANG_NS) {
             printf("FAIL escape: experiment %llu of seed %llu hangs\n%u passed, %u failed\n",
                    (unsigned long long)now, (unsigned long long)machine.seed, passed, failed + 1);
             fflush(stdout);
@@ -155,7 +155,7 @@ int main(int argc, char **argv)
     pthread_t thread;
     int option;
 
-    while ((option = getopt(argc, argv, "n:s:k:m:iv")) >= 0) {
+    while ((option = getopt(argc, argv, "n:s:k:m:t:iv")) >= 0) {
         if (option == 'n')
             count = strtoull(optarg, NULL, 0);
         else if (option == 's')
@@ -164,6 +164,8 @@ int main(int argc, char **argv)
             only_kind = atoi(optarg);
         else if (option == 'm')
             only_mode = atoi(optarg);
+        else if (option == 't')
+            tick_ns = atol(optarg);
         else if (option == 'i')
             flags |= NOVT_F_INTERPRET;
         else if (option == 'v')

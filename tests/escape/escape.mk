@@ -1,16 +1,34 @@
-# escape.mk - guests that try to get out: build/tests/escape/escape.
+# escape.mk - guests that try to get out: build/tests/escape/escape, devices and fuzz.elf.
 
-ESCAPE := $(B)/tests/escape/escape
-ESCAPE_OBJS := $(patsubst %,$(ESCAPE).%.o,escape machine generate watch)
+ESCAPE := $(B)/tests/escape
+ESCAPE_OBJS := $(patsubst %,$(ESCAPE)/%.o,escape machine generate watch)
+# The command's sources once more, with sanitizers.
+ESCAPE_SAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
+ESCAPE_DEVICES := $(patsubst %.c,$(ESCAPE)/san/%.o,tests/escape/devices.c \
+	$(filter-out monitor/main.c,$(COMMAND_SRCS)))
 
 .PHONY: tests-escape
-tests-escape: $(ESCAPE)
+tests-escape: $(ESCAPE)/escape $(ESCAPE)/devices $(ESCAPE)/fuzz.elf
 
-$(ESCAPE).%.o: tests/escape/%.c $(B)/flags | deps
+$(ESCAPE)/%.o: tests/escape/%.c $(B)/flags | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
-$(ESCAPE): $(ESCAPE_OBJS) $(LIBNOVT_A)
+$(ESCAPE)/escape: $(ESCAPE_OBJS) $(LIBNOVT_A)
 	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
--include $(ESCAPE_OBJS:.o=.d)
+$(ESCAPE)/san/%.o: %.c $(B)/flags | deps $(GEN_HEADERS)
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) $(ESCAPE_SAN) -MMD -MP -c -o $@ $<
+
+$(ESCAPE)/devices: $(ESCAPE_DEVICES) $(LIBNOVT_A)
+	$(CC) $(ESCAPE_SAN) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS) $(COMMAND_LIBS)
+
+$(ESCAPE)/fuzz.o: tests/escape/fuzz.c $(GUEST_SUPPORT)/guest.h $(GUEST_SUPPORT)/deviations.def
+	@mkdir -p $(@D)
+	$(GUEST_CC) $(GUEST_CFLAGS) -c -o $@ $<
+
+$(ESCAPE)/fuzz.elf: $(ESCAPE)/fuzz.o $(GUEST_OUT)/start.o $(GUEST_OUT)/support.o
+	$(GUEST_CC) $(GUEST_LDFLAGS) -o $@ $^
+
+-include $(ESCAPE_OBJS:.o=.d) $(ESCAPE_DEVICES:.o=.d)

@@ -63,6 +63,25 @@ Test(translator_translate, blocks_end_where_control_leaves)
     cr_expect_eq(BLOCK(0x1500, "\x40\x74\x02\x41\xe2\xfe\x42\xc3")->insns, 6, "not at jcc, loop");
 }
 
+/* String instructions of 64-bit code have two rows of the pc map: as many as a block can have. */
+Test(translator_translate, a_block_of_string_instructions_has_all_its_rows)
+{
+    struct cc_block *b = NULL;
+    struct tr_request request = {.cc = &cc,
+                                 .stubs = &stubs,
+                                 .pc = 0x1000,
+                                 .gpa = 0x1000,
+                                 .key = KEY | TR_K_LONG,
+                                 .max_insns = 64,
+                                 .bytes = page};
+    memset(page, 0xac, 64); /* lodsb */
+    cr_assert_eq(tr_translate(&request, &b), TR_DONE);
+    cr_expect_eq(b->insns, 64);
+    cr_expect_eq(b->nmap, 128);
+    for (unsigned i = 1; i < b->nmap; i++)
+        cr_expect_geq(cc.maps[b->map + i].host, cc.maps[b->map + i - 1].host);
+}
+
 Test(translator_translate, records_describe_the_block)
 {
     struct cc_block *b = BLOCK(0x1010, "\x40\x74\x10\x83\xc0\x05\xc3");
