@@ -71,8 +71,7 @@ struct cc_page {
     uint8_t maps;    /* small writable mappings in views, saturating */
 };
 
-#define CC_COLLIDED 16384u
-#define CC_SEEN     65536u
+#define CC_MARKS (1u << 18) /* how many pcs are told apart, more or less */
 
 /* What class of memory (long_operand.c) an instruction accesses for which the first guess was
  * wrong: one, or in time several. */
@@ -94,9 +93,10 @@ struct cc {
     uint32_t *code_2m; /* code pages in each 2 MiB of guest-physical memory */
     void **miss_table; /* every entry leads to the miss stub */
     int table_fd;
-    uint8_t *miss_stub;                  /* what a jump table's empty entries hold */
-    uint64_t collided[CC_COLLIDED / 64]; /* by hash of pc: blocks that share a table slot */
-    uint8_t seen[CC_SEEN];               /* by hash of pc: enum cc_seen */
+    uint8_t *miss_stub; /* what a jump table's empty entries hold */
+    /* By cc_mark(pc); reserved, mostly never touched. */
+    uint8_t *collided; /* blocks that share a table slot */
+    uint8_t *seen;     /* enum cc_seen */
     uint64_t flushes, invalidated, linked, unlinked;
 };
 
@@ -169,17 +169,20 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn);
 /* Block b was entered for another pc with the same slot: drops it, and remembers to translate it
  * with an entry check that does not fault. */
 void cc_collide(struct cc *cc, struct cc_block *b);
+static inline uint32_t cc_mark(uint64_t pc)
+{
+    return (uint32_t)((pc * 0x9e3779b97f4a7c15ull) >> 32) % CC_MARKS;
+}
 static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {
-    uint32_t bit = (uint32_t)(pc ^ pc >> 16) % CC_COLLIDED;
-    return cc->collided[bit / 64] >> (bit % 64) & 1;
+    return cc->collided[cc_mark(pc)];
 }
 /* The instruction at pc, in block b, accesses memory of another class than its code was made for:
  * drops the block and remembers the class. */
 void cc_see(struct cc *cc, struct cc_block *b, uint64_t pc, unsigned class);
 static inline uint8_t *cc_seen(struct cc *cc, uint64_t pc)
 {
-    return &cc->seen[(pc ^ pc >> 16) % CC_SEEN];
+    return &cc->seen[cc_mark(pc)];
 }
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
 {

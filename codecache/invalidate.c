@@ -95,9 +95,7 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn)
 
 void cc_collide(struct cc *cc, struct cc_block *b)
 {
-    uint32_t bit = (uint32_t)(b->pc ^ b->pc >> 16) % CC_COLLIDED;
-
-    cc->collided[bit / 64] |= 1ull << (bit % 64);
+    cc->collided[cc_mark(b->pc)] = 1;
     if (b->valid)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }

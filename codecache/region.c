@@ -58,9 +58,13 @@ static int reserve_arenas(struct cc *cc)
     cc->hash = rt_os_reserve(HASH_SIZE * sizeof(*cc->hash));
     cc->pages = rt_os_reserve(cc->max_gfn * sizeof(*cc->pages));
     cc->code_2m = rt_os_reserve((cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    cc->collided = rt_os_reserve(CC_MARKS);
+    cc->seen = rt_os_reserve(CC_MARKS);
     cc->nblocks = cc->nsites = 1;
-    return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m ? 0
-                                                                                       : -ENOMEM;
+    return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
+                   cc->collided && cc->seen
+               ? 0
+               : -ENOMEM;
 }
 
 int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
@@ -85,6 +89,8 @@ void cc_destroy(struct cc *cc)
     rt_os_unmap(cc->hash, HASH_SIZE * sizeof(*cc->hash));
     rt_os_unmap(cc->pages, cc->max_gfn * sizeof(*cc->pages));
     rt_os_unmap(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    rt_os_unmap(cc->collided, CC_MARKS);
+    rt_os_unmap(cc->seen, CC_MARKS);
     rt_os_unmap(cc->miss_table, CC_TABLE_SIZE);
     rt_os_close(cc->fd);
     rt_os_close(cc->table_fd);
@@ -132,9 +138,19 @@ int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
     return rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R);
 }
 
+/* A table ends where 4 GiB begin in which nothing is ever mapped: 64-bit entry checks load from its
+ * last byte, or from beyond (translator/long_flow.c). */
+#define TABLE_AT (RT_WINDOW_SIZE - CC_TABLE_SIZE)
+
 void **cc_table_new(struct cc *cc)
 {
-    return rt_os_map_private(NULL, cc->table_fd, 0, CC_TABLE_SIZE);
+    uint8_t *range = rt_window_claim();
+
+    if (range && rt_os_map_private(range + TABLE_AT, cc->table_fd, 0, CC_TABLE_SIZE))
+        return (void **)(void *)(range + TABLE_AT);
+    if (range)
+        rt_window_release(range);
+    return NULL;
 }
 
 void cc_table_clear(struct cc *cc, void **table)
@@ -158,5 +174,6 @@ void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 
 void cc_table_free(void **table)
 {
-    rt_os_unmap(table, CC_TABLE_SIZE);
+    if (table)
+        rt_window_release((uint8_t *)table - TABLE_AT);
 }

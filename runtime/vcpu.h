@@ -100,7 +100,6 @@ struct rt_cpu {
     uint64_t base64[2], host64[2]; /* FS, GS */
     uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
     const void *miss;              /* the miss stub of the current mode */
-    const uint8_t *canary;         /* 64-bit entry checks load from here (long_flow.c) */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
     uint32_t branch_from; /* the last indirect branch: offset of its host code in the region */
     /* System calls in the cache: the sides of CPL 0 and CPL 3, whether they may be used, and what

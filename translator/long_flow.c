@@ -84,23 +84,36 @@ static void entry_branch(struct tr_block *t)
     l_mov(t, RT_CX, H10);
 }
 
-/* By a load of the byte at canary + (difference rotated by 32 bits). Another pc with this table
- * slot differs by a multiple of 65,536: in its low half, which makes an address that is not
- * canonical, or only in its high half, which leads up to 4 GiB behind the canary, the last byte
- * before a range that is never mapped. */
+/* lea -pc(%r9), %r10 */
+static void difference(struct tr_block *t)
+{
+    uint64_t minus = -t->rq->pc;
+
+    if (minus == (uint64_t)(int64_t)(int32_t)minus) {
+        e3(t, 0x4d, 0x8d, 0x91);
+        e32(t, (uint32_t)minus);
+        return;
+    }
+    l_const(t, H10, minus);
+    l_lea(t, H10, H9, H10, 0);
+}
+
+/* By a load from the jump table's last byte, r11 having the table, plus the difference rotated by
+ * 32 bits. Another pc with this table slot differs by a multiple of 65,536: in its low half, which
+ * makes an address that is not canonical, or only in its high half, which leads up to 4 GiB behind
+ * the table, where nothing is ever mapped. */
 void l_entry(struct tr_block *t, bool collided)
 {
     if (collided) {
         entry_branch(t);
         return;
     }
-    l_const(t, H10, -t->rq->pc);
-    l_lea(t, H10, H9, H10, 0);
+    difference(t);
     e4(t, 0xc4, 0x43, 0xfb, 0xf0); /* rorx $32, %r10, %r10 */
     e2(t, 0xd2, 32);
-    l_load(t, H11, STATE(canary));
-    e4(t, 0x47, 0x0f, 0xb6, 0x14); /* movzbl (%r11,%r10), %r10d */
+    e4(t, 0x47, 0x0f, 0xb6, 0x94); /* movzbl end-1(%r11,%r10), %r10d */
     e1(t, 0x13);
+    e32(t, CC_TABLE_SIZE - 1);
 }
 
 void l_count(struct tr_block *t, unsigned n)

@@ -73,13 +73,12 @@ void l_delta(struct tr_block *t, unsigned to, unsigned from)
         t->lng.r11 = -1;
 }
 
-/* mov %gs:index*8, %r11 */
-static void delta_const(struct tr_block *t, uint64_t address)
+/* mov %gs:index*8, %r10 or %r11 */
+static void delta_const(struct tr_block *t, unsigned reg, uint64_t address)
 {
-    e4(t, 0x65, 0x4c, 0x8b, 0x1c);
+    e4(t, 0x65, 0x4c, 0x8b, 0x04 | (reg & 7) << 3);
     e1(t, 0x25);
     e32(t, (uint32_t)(address >> 32 & 0xffff) * 8);
-    t->lng.r11 = -1;
 }
 
 void l_rsp_get(struct tr_block *t, unsigned reg)
@@ -282,6 +281,19 @@ static bool fits_32(uint64_t value)
     return (uint64_t)(int64_t)(int32_t)value == value;
 }
 
+/* An address that is known: the table's delta, and a displacement where it fits. */
+static struct l_operand constant_operand(struct tr_block *t, uint64_t address)
+{
+    if (fits_32(address)) {
+        delta_const(t, H10, address);
+        return (struct l_operand){.base = H10, .disp = (int32_t)address};
+    }
+    l_const(t, H10, address);
+    delta_const(t, H11, address);
+    t->lng.r11 = -1;
+    return (struct l_operand){.base = H10, .index = H11, .has_index = true};
+}
+
 /* FS or GS: the base with its delta when the offset is a constant that stays near. */
 static struct l_operand segment_operand(struct tr_block *t, unsigned i)
 {
@@ -320,10 +332,7 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
         return true;
     }
     if (is_constant(insn)) {
-        uint64_t address = constant_address(t, i);
-        l_const(t, H10, address);
-        delta_const(t, address);
-        *o = (struct l_operand){.base = H10, .index = H11, .has_index = true};
+        *o = constant_operand(t, constant_address(t, i));
         return true;
     }
     if (!near_base(insn)) {

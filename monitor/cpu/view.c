@@ -117,17 +117,12 @@ struct space {
     struct view *view[SPACE_VIEWS];
 };
 
-/* How far before the void window the canary's page lies: out of reach of the displacements that go
- * without a lookup of their own (64 MiB with FS and GS, long_operand.c), and near enough for 4 GiB
- * behind it to be void too. */
-#define CANARY (1u << 30)
-
 struct mon_view_set {
     struct space space[MAX_SPACES];
     struct space *side[2];           /* of rt_cpu.side */
     struct space *current, *last[3]; /* last: of each class, where to look first */
     struct view view[MAX_VIEWS];
-    uint8_t *void_window; /* claimed, never mapped; a page of zeros lies in its guard (CANARY) */
+    uint8_t *void_window; /* claimed, never mapped */
     int deltas_fd;        /* a table of deltas that all lead into the void */
     void **super_table;
     uint32_t super_key;
@@ -737,10 +732,7 @@ static int make_void_deltas(struct mon_view_set *set)
     for (uint64_t hi = 0; hi < 65536; hi++)
         deltas[hi] = (uint64_t)set->void_window - canonical(hi);
     rt_os_unmap(deltas, DELTAS_SIZE);
-    /* The canary: any page that reads without a fault. */
-    return rt_os_map_at(set->void_window - CANARY, 4096, RT_PROT_R, set->deltas_fd, 0, true) == 0
-               ? NOVT_OK
-               : NOVT_E_NOMEM;
+    return NOVT_OK;
 }
 
 int mon_views_create(struct mon_vcpu *v)
@@ -772,10 +764,8 @@ void mon_views_destroy(struct mon_vcpu *v)
         if (set->space[i].deltas)
             rt_window_release((uint8_t *)set->space[i].deltas);
     }
-    if (set->void_window) {
-        rt_os_unmap(set->void_window - CANARY, 4096);
+    if (set->void_window)
         rt_window_release(set->void_window);
-    }
     cc_table_free(set->super_table);
     rt_os_close(set->deltas_fd);
     rt_os_unmap(set, sizeof(*set));
@@ -874,7 +864,6 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
     space->stamp = ++set->clock;
     set->current = set->last[space->cls] = space;
     make_fresh(v, space);
-    v->cpu->canary = set->void_window - CANARY + 4095;
     if (key & TR_K_LONG) {
         v->cpu->window = (uint8_t *)space->deltas;
         for (unsigned i = 0; i < 4; i++)
