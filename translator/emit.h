@@ -29,6 +29,11 @@ struct tr_tail {
 
 /* What 64-bit code knows of addresses at this point (long_operand.c). */
 struct tr_long {
+    /* base + index * scale is in r10, its slot at home in a class; base -1: not */
+    struct {
+        int8_t base, index;
+        uint8_t scale, class;
+    } r10;
     int8_t r11;           /* the class whose delta is in r11, or -1 */
     uint16_t checked;     /* registers whose slot is known to be at home in their class */
     uint8_t class_of[16]; /* what class each register's value is taken for */

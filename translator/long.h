@@ -16,9 +16,18 @@
 #define SPILLED(reg) ((reg) >= 9 && (reg) <= 11)
 #define GPR(n)       tr_state(offsetof(struct rt_cpu, gpr) + (n)*8u)
 
+/* A host register gets another value: what was known of it is not so any more. */
+static inline void l_lose(struct tr_block *t, unsigned reg)
+{
+    if (reg == H10)
+        t->lng.r10.base = -1;
+    if (reg == H11)
+        t->lng.r11 = -1;
+}
 /* mov %fs:state, %reg and back, 64 bits */
 static inline void l_load(struct tr_block *t, unsigned reg, uint32_t state)
 {
+    l_lose(t, reg);
     e_state(t, reg >= 8 ? 0x4c : 0x48, 0x8b, reg, state);
 }
 static inline void l_store(struct tr_block *t, unsigned reg, uint32_t state)
@@ -28,6 +37,7 @@ static inline void l_store(struct tr_block *t, unsigned reg, uint32_t state)
 /* mov %from, %to, 64 bits */
 static inline void l_mov(struct tr_block *t, unsigned to, unsigned from)
 {
+    l_lose(t, to);
     e3(t, 0x48 | (from >= 8 ? 4u : 0) | (to >= 8 ? 1u : 0), 0x89,
        0xc0 | (from & 7) << 3 | (to & 7));
 }
@@ -35,6 +45,7 @@ static inline void l_mov(struct tr_block *t, unsigned to, unsigned from)
 static inline void l_lea(struct tr_block *t, unsigned dst, unsigned base, unsigned index,
                          int32_t disp)
 {
+    l_lose(t, dst);
     e4(t, 0x48 | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0), 0x8d,
        0x84 | (dst & 7) << 3, (index & 7) << 3 | (base & 7));
     e32(t, (uint32_t)disp);

@@ -324,6 +324,7 @@ static void emit_set_vif(struct tr_block *t, unsigned value)
 /* movzbl %fs:state, %reg (r9d or ecx) */
 static void load_byte(struct tr_block *t, unsigned reg, uint32_t state)
 {
+    l_lose(t, reg);
     e1(t, 0x64);
     if (reg >= 8)
         e1(t, 0x44);
@@ -371,6 +372,7 @@ bool l_pushf(struct tr_block *t, unsigned i)
     l_mov(t, H9, RSP);
     l_load(t, RSP, STATE(host_sp));
     e1(t, 0x9c);
+    l_lose(t, H10);
     e2(t, 0x41, 0x5a); /* pop %r10 */
     l_mov(t, RSP, H9);
     l_load(t, H9, STATE(rflags));

@@ -6,8 +6,8 @@
  * looked anything up, after a check that is not in the address's way:
  *
  *     mov    %fs:class_delta, %r11       once in a block
- *     rorx   $20, %base, %r10            once for each base, until the base changes
- *     movzbl %gs:CHECK(%r10d), %r10d
+ *     rorx   $20, %base, %r9             once for each base, until the base changes
+ *     movzbl %gs:CHECK(%r9d), %r9d
  *     mov    disp(%base,%r11), ...
  *
  * The check loads from a byte that stands for 1 MiB of addresses: there is a page of such bytes for
@@ -44,6 +44,7 @@ void l_const(struct tr_block *t, unsigned reg, uint64_t value)
 {
     unsigned b = reg >= 8;
 
+    l_lose(t, reg);
     if (value <= 0xffffffffu) {
         if (b)
             e1(t, 0x41);
@@ -63,19 +64,19 @@ void l_delta(struct tr_block *t, unsigned to, unsigned from)
 {
     unsigned r = to >= 8, b = from >= 8;
 
+    l_lose(t, to);
     e4(t, 0xc4, 0x43 | (r ? 0u : 0x80u) | (b ? 0u : 0x20u), 0xfb, 0xf0); /* rorx */
     e2(t, 0xc0 | (to & 7) << 3 | (from & 7), 32);
     e4(t, 0x40 | (r ? 5u : 0u), 0x0f, 0xb7, 0xc0 | (to & 7) << 3 | (to & 7)); /* movzwl */
     e4(t, 0x65, 0x48 | (r ? 6u : 0u), 0x8b, 0x04 | (to & 7) << 3); /* mov %gs:(,%to,8), %to */
     e1(t, 0xc5 | (to & 7) << 3);
     e32(t, 0);
-    if (to == H11)
-        t->lng.r11 = -1;
 }
 
 /* mov %gs:index*8, %r10 or %r11 */
 static void delta_const(struct tr_block *t, unsigned reg, uint64_t address)
 {
+    l_lose(t, reg);
     e4(t, 0x65, 0x4c, 0x8b, 0x04 | (reg & 7) << 3);
     e1(t, 0x25);
     e32(t, (uint32_t)(address >> 32 & 0xffff) * 8);
@@ -111,6 +112,7 @@ static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsi
     unsigned rex =
         0x40 | (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0);
 
+    l_lose(t, dst);
     e4(t, rex, 0x8d, (base < 0 ? 0u : 0x80u) | (dst & 7) << 3 | 4,
        log2 << 6 | (index < 0 ? 4u : (unsigned)index & 7) << 3 |
            (base < 0 ? 5u : (unsigned)base & 7));
@@ -126,8 +128,6 @@ static int address_register(struct tr_block *t, int n, unsigned spare)
         l_load(t, spare, GPR((unsigned)n));
     else
         return n;
-    if (spare == H11)
-        t->lng.r11 = -1;
     return (int)spare;
 }
 
@@ -185,7 +185,7 @@ static unsigned usual_class(const struct tr_block *t)
 
 void l_begin(struct tr_block *t)
 {
-    t->lng = (struct tr_long){.r11 = -1};
+    t->lng = (struct tr_long){.r11 = -1, .r10.base = -1};
     for (unsigned n = 0; n < 16; n++) {
         uint64_t value = t->rq->gpr ? t->rq->gpr[n] : 0;
         bool likely = value >= 65536 && (uint64_t)((int64_t)(value << 16) >> 16) == value;
@@ -193,13 +193,13 @@ void l_begin(struct tr_block *t)
     }
 }
 
-/* rorx $20, %reg, %scratch; addr32 movzbl %gs:CHECK(%scratch), %scratch; scratch is H9 or H10 */
-static void emit_check(struct tr_block *t, unsigned reg, unsigned scratch, unsigned class)
+/* rorx $20, %reg, %r9; addr32 movzbl %gs:CHECK(%r9), %r9d */
+static void emit_check(struct tr_block *t, unsigned reg, unsigned class)
 {
     e4(t, 0xc4, reg >= 8 ? 0x43 : 0x63, 0xfb, 0xf0);
-    e2(t, 0xc0 | (scratch & 7) << 3 | (reg & 7), 20);
+    e2(t, 0xc8 | (reg & 7), 20);
     e4(t, 0x65, 0x67, 0x45, 0x0f);
-    e2(t, 0xb6, 0x80 | (scratch & 7) << 3 | (scratch & 7));
+    e2(t, 0xb6, 0x89);
     e32(t, TR_CHECK_BASE(class));
 }
 
@@ -240,16 +240,43 @@ static unsigned sum_class(const struct tr_block *t, const struct tr_insn *insn)
     return t->lng.class_of[insn->base];
 }
 
-/* The operand whose address, without segment, is in H10. */
+/* Whether r10 already has base + index of insn. */
+static bool sum_is_known(const struct tr_block *t, const struct tr_insn *insn, unsigned class)
+{
+    return t->lng.r10.base >= 0 && t->lng.r10.base == insn->base &&
+           t->lng.r10.index == insn->index && t->lng.r10.scale == insn->scale &&
+           t->lng.r10.class == class;
+}
+
+/* base + index + displacement. With a small displacement the sum of the registers stays in r10 for
+ * further accesses by the same registers. */
 static struct l_operand sum_operand(struct tr_block *t, unsigned i)
 {
-    unsigned class = class_for(t, i, sum_class(t, &t->insn[i]));
+    const struct tr_insn *insn = &t->insn[i];
+    unsigned class = class_for(t, i, sum_class(t, insn));
+    bool near = insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->index >= 0 &&
+                insn->disp > -NEAR && insn->disp < NEAR;
 
-    if (class == MIXED)
+    if (class == MIXED) {
+        effective_address(t, i, H10);
         return looked_up(t);
-    emit_check(t, H10, H9, class);
+    }
+    if (!near) {
+        effective_address(t, i, H10);
+        emit_check(t, H10, class);
+    } else if (!sum_is_known(t, insn, class)) {
+        int base = address_register(t, insn->base, H10);
+        int index = address_register(t, insn->index, H11);
+        emit_lea(t, H10, base, index, insn->scale, 0, true);
+        emit_check(t, H10, class);
+        t->lng.r10.base = insn->base;
+        t->lng.r10.index = insn->index;
+        t->lng.r10.scale = insn->scale;
+        t->lng.r10.class = (uint8_t) class;
+    }
     load_class_delta(t, class);
-    return (struct l_operand){.base = H10, .index = H11, .has_index = true};
+    return (struct l_operand){
+        .base = H10, .index = H11, .has_index = true, .disp = near ? (int32_t)insn->disp : 0};
 }
 
 /* base + displacement: one check serves until the base changes. */
@@ -267,7 +294,7 @@ static struct l_operand near_operand(struct tr_block *t, unsigned i)
         l_delta(t, H11, host);
     } else {
         if (!(t->lng.checked >> base & 1) || t->lng.class_of[base] != class)
-            emit_check(t, host, host == H10 ? H9 : H10, class);
+            emit_check(t, host, class);
         t->lng.class_of[base] = (uint8_t) class;
         t->lng.checked |= (uint16_t)(1u << base);
         load_class_delta(t, class);
@@ -290,7 +317,6 @@ static struct l_operand constant_operand(struct tr_block *t, uint64_t address)
     }
     l_const(t, H10, address);
     delta_const(t, H11, address);
-    t->lng.r11 = -1;
     return (struct l_operand){.base = H10, .index = H11, .has_index = true};
 }
 
@@ -336,7 +362,6 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
         return true;
     }
     if (!near_base(insn)) {
-        effective_address(t, i, H10);
         *o = sum_operand(t, i);
     } else if (insn->base == (int)RSP) {
         *o = (struct l_operand){.base = RSP, .disp = (int32_t)insn->disp};
@@ -612,8 +637,6 @@ static bool names_rsp(const struct swap *s)
 static void swap_load(struct tr_block *t, const struct swap *s)
 {
     for (unsigned i = 0; i < s->n; i++) {
-        if (s->host[i] == H11)
-            t->lng.r11 = -1;
         if (s->guest[i] == RSP)
             l_rsp_get(t, s->host[i]);
         else
@@ -681,6 +704,9 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
     int from = copied_register(insn, &to);
 
     guess_loaded(t, insn);
+    if (t->lng.r10.base >= 0 &&
+        (insn->regs_written & (1u << t->lng.r10.base | 1u << t->lng.r10.index)))
+        t->lng.r10.base = -1;
     if (from >= 0) {
         bool known = t->lng.checked >> from & 1;
         t->lng.class_of[to] = t->lng.class_of[from];
@@ -848,6 +874,7 @@ bool l_leave(struct tr_block *t, unsigned i)
         return false;
     l_mov(t, H9, RT_BP);
     l_delta(t, H11, H9);
+    l_lose(t, H10);
     e4(t, 0x4f, 0x8b, 0x14, 0x19); /* mov (%r9,%r11), %r10 */
     l_lea(t, RSP, H9, H11, 8);
     l_store(t, H11, STATE(rsp_delta));

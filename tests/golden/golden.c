@@ -217,7 +217,7 @@ static bool translate(const struct test_case *c, char *out)
     memcpy(page + at, c->bytes, c->len);
     cc_flush(&cc);
     cc.nsites = FIRST_SITE;
-    memset(cc.collided, c->collided ? 0xff : 0, sizeof(cc.collided));
+    memset(cc.collided, c->collided ? 0xff : 0, CC_MARKS);
     if (tr_translate(&request, &block) != TR_DONE) {
         strcpy(out, "    (cannot be translated)\n");
         return false;
