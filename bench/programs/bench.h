@@ -18,8 +18,8 @@ struct bench {
 extern const struct bench bench_integer[], bench_memory[], bench_fp_sse[], bench_fp_x87[],
     bench_simd[], bench_os[];
 
-/* The path by which the program can execute itself. */
-extern const char *bench_self;
+/* The paths by which the program can execute itself, and the dynamically linked one. */
+extern const char *bench_self, *bench_dynamic;
 
 /* Memory that is there for the whole run, page-aligned, zeroed at start. */
 enum { BENCH_ARENA = 96 << 20 };

@@ -1,8 +1,9 @@
 /* main.c - every benchmark in one static program.
  *
- *   bench [--times N] [GROUP | NAME]...    runs them; natively and from a guest's shell
- *   bench --init [...]                     the same as a guest's first process: powers off at the
- * end bench --nothing                        exits at once (what fork+exec executes)
+ *   bench [--times N] [GROUP | NAME]...   runs them; natively and from a guest's shell
+ *   bench --init [...]                    as a guest's first process: powers off at the end
+ *   bench --init --idle                   as a guest's first process: does nothing, for ever
+ *   bench --nothing                       exits at once (what fork+exec executes)
  *
  * Prints "bench: userland" first, which is what the boot benchmark waits for, then for each program
  * "bench GROUP NAME SECONDS CHECKSUM" (SECONDS: the least of N runs) or "bench GROUP NAME skip",
@@ -19,7 +20,7 @@
 #include <time.h>
 #include <unistd.h>
 
-const char *bench_self;
+const char *bench_self, *bench_dynamic;
 uint8_t *bench_arena;
 
 static const struct bench *const tables[] = {bench_integer, bench_memory, bench_fp_sse,
@@ -78,6 +79,18 @@ static bool selected(const struct bench *b, char **names)
     return false;
 }
 
+/* The dynamically linked program lies beside this one, under its name with -dynamic. */
+static void find_programs(void)
+{
+    static char beside[4096];
+    bool in_guest = getpid() == 1;
+    bench_self = in_guest ? "/bin/bench" : "/proc/self/exe";
+    bench_dynamic = in_guest ? "/bin/dynamic" : beside;
+    ssize_t n = in_guest ? -1 : readlink("/proc/self/exe", beside, sizeof beside - 16);
+    if (n > 0)
+        memcpy(beside + n, "-dynamic", sizeof "-dynamic");
+}
+
 static int run_selected(char **names, int times)
 {
     int status = 0;
@@ -90,15 +103,17 @@ static int run_selected(char **names, int times)
 
 int main(int argc, char **argv)
 {
-    bool is_init = false;
+    bool is_init = false, idle = false;
     int times = 1;
-    bench_self = getpid() == 1 ? "/bin/bench" : "/proc/self/exe";
+    find_programs();
     char **arg = argv + 1;
     for (; arg < argv + argc && !strncmp(*arg, "--", 2); arg++) {
         if (!strcmp(*arg, "--nothing"))
             return 0;
         if (!strcmp(*arg, "--init"))
             is_init = true;
+        else if (!strcmp(*arg, "--idle"))
+            idle = true;
         else if (!strcmp(*arg, "--times") && arg[1])
             times = atoi(*++arg);
         else
@@ -106,6 +121,8 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("bench: userland");
+    while (idle)
+        pause();
     stay_on_one_cpu();
     bench_arena =
         mmap(NULL, BENCH_ARENA, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
