@@ -81,7 +81,7 @@ help:
 	@echo 'make run-i386   the same with a 32-bit kernel'
 	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
 	@echo 'make check      the quick part of it, under a minute'
-	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n'
+	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n GUESTS_ONLY=amd64'
 	@echo 'make lint       include order, host calls, machine paths, format'
 	@echo 'make format     rewrite the sources with clang-format'
 	@echo 'make asan       the quick tests under AddressSanitizer (in build/asan)'
@@ -218,9 +218,11 @@ valgrind: unit
 	valgrind --quiet --error-exitcode=1 --trace-children=yes --smc-check=all-non-file \
 		$(B)/tests/unit -j1
 
-BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS))
+BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS)) \
+	$(if $(GUESTS_ONLY),--guests $(GUESTS_ONLY))
 include bench/bench.mk
 bench: all tools fetch bench-programs | deps
+	@guest-support/mkuserland.sh $(B) || echo 'bench: without the userland there is no group real' >&2
 	@bench/run --build $(B) $(BENCH_ARGS)
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \

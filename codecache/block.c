@@ -49,6 +49,8 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
     if (b->gpa2 != ~0ull)
         page_add(cc, index, b->gpa2, 1);
     b->valid = true;
+    cc->guest_bytes += b->len;
+    cc->host_bytes += b->host_len;
     return b;
 }
 

@@ -98,6 +98,7 @@ struct cc {
     uint8_t *collided; /* blocks that share a table slot */
     uint8_t *seen;     /* enum cc_seen */
     uint64_t flushes, invalidated, linked, unlinked;
+    uint64_t guest_bytes, host_bytes; /* of all blocks ever added */
 };
 
 /* Returns 0 or a negative errno. */

@@ -11,7 +11,7 @@ import re
 import subprocess
 
 from lib import machines
-from lib.results import Value
+from lib.value import Value
 
 GROUPS = ["integer", "memory", "fp", "simd", "os"]
 LINE = re.compile(r"bench (\w+) (\w+) (?:(\d+\.\d+) ([0-9a-f]{16})|(skip)|differs (.*))")
@@ -77,6 +77,8 @@ def measure(context, machine, guest, groups):
 
 def measure_boot(context, machine, guest):
     """CPU seconds until the guest's first process spoke, for each kernel and way to start it."""
+    if machine == "native":
+        return
     for flavour in guest.kernels:
         for pvh in (False, True):
             name = f"{flavour} {'PVH' if pvh else 'bzImage'}"

@@ -4,19 +4,13 @@ A result belongs to a machine and a key (guest, group, name). Of several measure
 counts. A checksum, where there is one, must be the same on every machine.
 """
 import csv
-import dataclasses
 import datetime
 import math
 import os
 import re
 import subprocess
 
-
-@dataclasses.dataclass
-class Value:
-    number: float
-    checksum: str = ""
-    unit: str = "s"
+from lib import micro
 
 
 class Results:
@@ -29,7 +23,7 @@ class Results:
         old = table.get(key)
         if old and old.checksum != value.checksum:
             self.problem(f"{machine}: {key[0]} {key[2]} gave {old.checksum}, then {value.checksum}")
-        if not old or value.number < old.number:
+        if not old or (value.number > old.number) == value.more:
             table[key] = value
 
     def problem(self, text):
@@ -45,8 +39,11 @@ class Results:
 
     def qemu(self, key):
         """The better one of QEMU's two CPU models."""
-        times = [t for t in (self.get(m, key) for m in ("qemu", "qemu-max")) if t is not None]
-        return min(times) if times else None
+        values = [table[key] for table in (self.machines.get(m, {}) for m in ("qemu", "qemu-max"))
+                  if key in table]
+        if not values:
+            return None
+        return (max if values[0].more else min)(value.number for value in values)
 
     def keys(self, guest, group):
         every = dict.fromkeys(k for table in self.machines.values() for k in table)
@@ -87,6 +84,10 @@ def now():
     return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%MZ")
 
 
+HEAD = ["native", "novt", "QEMU", "novt/native", "QEMU/native", "QEMU/novt"]
+PLAIN = ["micro", "translation", "density"]
+PUBLISHED = {"micro": micro.VMWARE_NAMES}
+
 # --- Tables -----------------------------------------------------------------------------------
 
 
@@ -109,35 +110,58 @@ def ratios(results, key):
     return [a / b if a and b else None for a, b in ((novt, native), (qemu, native), (qemu, novt))]
 
 
-def group_rows(results, guest, group):
-    """Rows of text for one group: name, native, novt, QEMU and three ratios; the last is the mean."""
+def name_of(results, key):
+    unit = results.unit(key)
+    return key[2] + ("" if unit == "s" else f" ({unit})")
+
+
+def plain_rows(results, guest, group):
+    """A group without native times: the figures of novt and QEMU, and published ones of VMware."""
+    head, published = ["novt", "QEMU"], PUBLISHED.get(group)
+    rows = []
+    for key in results.keys(guest, group):
+        rows.append([name_of(results, key), number(results.get("novt", key)), number(results.qemu(key))])
+        if published:
+            rows[-1].append(number(published.get(key[2])))
+    return head + (["VMware, 2006"] if published else []), rows
+
+
+def ratio_rows(results, guest, group):
+    """Native, novt, QEMU and three ratios; the last row is the mean."""
     rows, columns = [], ([], [], [])
     for key in results.keys(guest, group):
-        unit = results.unit(key)
         row = ratios(results, key)
         for column, ratio in zip(columns, row):
             if ratio:
                 column.append(ratio)
         values = [results.get("native", key), results.get("novt", key), results.qemu(key)]
-        rows.append([key[2] + ("" if unit == "s" else f" ({unit})"), *map(number, values),
+        rows.append([name_of(results, key), *map(number, values),
                      *(f"{r:.2f}" if r else "-" for r in row)])
     if len(rows) > 1 and any(columns):
         rows.append(["geometric mean", "", "", "",
                      *(f"{mean(c):.2f}" if c else "-" for c in columns)])
-    return rows
+    return HEAD, rows
 
 
-HEAD = ["native", "novt", "QEMU", "novt/native", "QEMU/native", "QEMU/novt"]
+def group_rows(results, guest, group):
+    """(column heads, rows) of text for one group."""
+    form = plain_rows if group in PLAIN else ratio_rows
+    return form(results, guest, group)
+
+
+def run_line(options, root):
+    return (f"{host_cpu()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, commit {commit(root)}, "
+            f"{now()}; the least of {options.reps} repetitions, in seconds where nothing else is said")
 
 
 def print_tables(results, guests, groups):
     for guest in guests:
         for group in groups:
-            rows = group_rows(results, guest, group)
+            head, rows = group_rows(results, guest, group)
             if not rows:
                 continue
             print()
-            for row in [[f"{guest} {group}", *HEAD], *rows]:
+            for row in [[f"{guest} {group}", *head], *rows]:
                 print(f"{row[0]:34}" + "".join(f" {cell:>11}" for cell in row[1:]))
 
 
@@ -145,13 +169,19 @@ def markdown_tables(results, guests, groups):
     lines = []
     for guest in guests:
         for group in groups:
-            rows = group_rows(results, guest, group)
+            head, rows = group_rows(results, guest, group)
             if not rows:
                 continue
-            lines += ["", f"### {group}, {guest}", "", "| " + " | ".join(["", *HEAD]) + " |",
-                      "|---|" + "---:|" * len(HEAD)]
+            lines += ["", f"### {group}, {guest}", "", "| " + " | ".join(["", *head]) + " |",
+                      "|---|" + "---:|" * len(head)]
             lines += ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines).lstrip("\n") + "\n"
+
+
+def write_markdown(path, results, guests, groups, line):
+    """The tables as a page; docs/performance.md has those of the last full run."""
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(f"{line}\n\n{markdown_tables(results, guests, groups)}")
 
 
 # --- CSV --------------------------------------------------------------------------------------

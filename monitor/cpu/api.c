@@ -729,6 +729,10 @@ static uint64_t stat_value(const struct mon_vm *vm, unsigned i)
         for (unsigned n = 0; n < MON_MAX_VCPUS; n++)
             insns += vm->vcpu[n] ? vm->vcpu[n]->cpu->insns : 0;
         return insns;
+    case MON_STAT_guest_bytes_translated:
+        return vm->cc.guest_bytes;
+    case MON_STAT_host_bytes_made:
+        return vm->cc.host_bytes;
     case MON_STAT_code_bytes:
         return vm->cc.used - vm->cc.start;
     case MON_STAT_time_in_monitor: /* counted as all of novt_vcpu_run() */
