@@ -38,7 +38,9 @@ static uint64_t guest_tsc(void *machine)
 
 static void send_nmi(void *machine)
 {
-    novt_vcpu_nmi(((struct mon_machine *)machine)->vcpu);
+    struct mon_machine *m = machine;
+    novt_vcpu_nmi(m->vcpu);
+    m->nmi_sent = true;
 }
 
 static uint64_t wall_time(void)
@@ -290,7 +292,7 @@ static void sleep_in_halt(struct mon_machine *m)
     mon_events_arm(m, true);
     if (io_must_look(m))
         mon_machine_wake_io(m);
-    while (!m->stopped && !mon_pc_has_interrupt(&m->pc)) {
+    while (!m->stopped && !m->nmi_sent && !mon_pc_has_interrupt(&m->pc)) {
         sleep_until_deadline(m);
         mon_machine_update(m);
     }
@@ -375,6 +377,7 @@ static void run_vcpu(struct mon_machine *m)
         if (io_must_look(m))
             mon_machine_wake_io(m);
         m->in_guest = true;
+        m->nmi_sent = false;
         pthread_mutex_unlock(&m->lock);
 
         int status = novt_vcpu_run(m->vcpu);

@@ -59,6 +59,7 @@ struct mon_machine {
     bool in_guest;            /* the vCPU's thread is inside novt_vcpu_run() */
     bool halted;              /* ... or asleep, and looks after the devices' deadlines itself */
     bool kicked;              /* a kick is on its way */
+    bool nmi_sent;            /* since the vCPU last entered the guest: it must not sleep */
     bool polls_in, polls_out; /* what the I/O thread waits for */
     bool stopped;
     struct mon_error end; /* why; text is empty when there is nothing to say */
