@@ -270,6 +270,24 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     }
 }
 
+/* What is wrong with the arguments ends the program inside; what argp lacks itself does not. */
+static void parse_arguments(const struct argp *argp, int argc, char **argv,
+                            struct mon_machine_config *config)
+{
+    int error = argp_parse(argp, argc, argv, 0, NULL, config);
+    if (!error)
+        return;
+    fprintf(stderr, "novt: cannot read the arguments: %s\n", strerror(error));
+    exit(MON_E_MEMORY);
+}
+
+/* Also what failed at an earlier flush counts. */
+static bool close_written(FILE *file)
+{
+    bool failed = ferror(file);
+    return fclose(file) == 0 && !failed;
+}
+
 static int command_run(int argc, char **argv)
 {
     static const struct argp argp = {.options = options, .parser = parse_option, .doc = run_doc};
@@ -282,12 +300,12 @@ static int command_run(int argc, char **argv)
     };
 
     argv[0] = name;
-    argp_parse(&argp, argc, argv, 0, NULL, &config);
+    parse_arguments(&argp, argc, argv, &config);
     int status = mon_machine_run(&config, &err);
     if (err.text[0])
         fprintf(stderr, "novt: %s\n", err.text);
-    if (config.stats && config.stats != stderr && fclose(config.stats) != 0) {
-        fprintf(stderr, "novt: cannot write the statistics: %s\n", strerror(errno));
+    if (config.stats && config.stats != stderr && !close_written(config.stats)) {
+        fputs("novt: cannot write all of the statistics: is the disk full?\n", stderr);
         status = status ? status : MON_E_HOST;
     }
     return status;
@@ -334,7 +352,7 @@ static int command_check(int argc, char **argv)
     };
 
     argv[0] = name;
-    argp_parse(&argp, argc, argv, 0, NULL, &config);
+    parse_arguments(&argp, argc, argv, &config);
     return mon_check_print(&config.engine, config.memory, stdout);
 }
 

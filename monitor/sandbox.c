@@ -202,6 +202,8 @@ int mon_sandbox_enter(struct mon_error *err)
     if (rc == 0)
         return MON_OK;
     signal(SIGSYS, SIG_DFL);
+    if (rc == -ENOMEM)
+        return mon_error_set(err, MON_E_MEMORY, "no host memory for the sandbox's filter");
     return mon_error_set(err, MON_E_HOST,
                          "cannot enter the sandbox: %s; this host allows no seccomp filter "
                          "(CONFIG_SECCOMP_FILTER, or an outer sandbox); --sandbox off runs "

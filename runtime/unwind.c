@@ -22,9 +22,9 @@
 
 #define MAX_FRAMES 64
 
-/* libgcc, no header. */
-void __register_frame(const void *eh_frame);
-void __deregister_frame(const void *eh_frame);
+/* libgcc, no header. __register_frame() would do, but does not check its malloc(). */
+void __register_frame_info(const void *eh_frame, void *object);
+void *__deregister_frame_info(const void *eh_frame);
 struct dwarf_eh_bases {
     void *tbase, *dbase, *func;
 };
@@ -33,6 +33,7 @@ const void *_Unwind_Find_FDE(const void *pc, struct dwarf_eh_bases *bases);
 struct registration {
     unw_dyn_info_t info;
     const uint8_t *eh_frame;
+    void *object[8]; /* libgcc's struct object: six words */
 };
 
 static rt_describe_fn *describe;
@@ -53,7 +54,7 @@ void *rt_unwind_register(const uint8_t *lo, size_t size, const uint8_t *eh_frame
     r->info.u.rti.table_data = (unw_word_t)table;
     _U_dyn_register(&r->info);
     r->eh_frame = eh_frame;
-    __register_frame(eh_frame);
+    __register_frame_info(eh_frame, r->object);
     /* libgcc sorts, and allocates, at the first search: not in a signal handler. */
     _Unwind_Find_FDE(lo, &bases);
     return r;
@@ -66,7 +67,7 @@ void rt_unwind_forget(void *registration)
     if (!r)
         return;
     _U_dyn_cancel(&r->info);
-    __deregister_frame(r->eh_frame);
+    __deregister_frame_info(r->eh_frame);
     free(r);
 }
 
