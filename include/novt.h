@@ -73,7 +73,7 @@ enum novt_log {
 /* Creation flags. */
 enum novt_flags {
     NOVT_F_VERIFY = 1 << 0,    /* run blocks through the slow path too and compare: the first 256
-                                  runs of each block, then 1 in 61; 32-bit code only */
+                                  runs of each block, then 1 in 61 */
     NOVT_F_STATS = 1 << 1,     /* count guest instructions and time (costs about 1 %) */
     NOVT_F_INTERPRET = 1 << 2, /* slow path only: for finding defects of the translator */
     NOVT_F_NO_CHAIN = 1 << 3,  /* never link blocks: every block returns to the dispatcher */

@@ -30,8 +30,6 @@
  * A difference that is none: translated code sees stale mappings where the guest changed a page
  * table and has not flushed its TLB. Real CPUs may too; no guest so far relies on it.
  *
- * 64-bit code is not compared: its blocks run as without NOVT_F_VERIFY.
- *
  * Thread: the vCPU's own; mon_verify_mark() also in its fault handler. */
 #include "monitor/cpu/verify_state.h"
 
@@ -43,23 +41,45 @@
 
 /* ---- life ---- */
 
-/* The thunk: a table jump leads here and on to the block at exit_arg (which only ways out use),
- * with the jump table that always misses in r14. */
+/* Thunks: a table jump leads here and on to the block at exit_arg (which only ways out use), with
+ * the jump table that always misses in r14 (32-bit code) or in rt_cpu (64-bit code). */
+static uint8_t *put(uint8_t *p, const void *bytes, size_t n)
+{
+    memcpy(p, bytes, n);
+    return p + n;
+}
+
+static uint32_t cell_of(size_t offset)
+{
+    return (uint32_t)(rt_cpu_offset() + (intptr_t)offset);
+}
+
+static uint8_t *put_jump(uint8_t *p)
+{
+    uint32_t cell = cell_of(offsetof(struct rt_cpu, exit_arg));
+
+    p = put(p, "\x64\xff\x24\x25", 4); /* jmp *%fs:exit_arg */
+    return put(p, &cell, 4);
+}
+
+#define THUNK_SIZE 32
+
 int mon_verify_prepare(struct mon_vm *vm)
 {
-    uint8_t *p = cc_reserve(&vm->cc, 32);
+    uint8_t *start = cc_reserve(&vm->cc, 2 * THUNK_SIZE), *p = start;
     uint64_t table = (uint64_t)vm->cc.miss_table;
-    uint32_t cell = (uint32_t)(rt_cpu_offset() + (intptr_t)offsetof(struct rt_cpu, exit_arg));
-    static const uint8_t mov_r14[] = {0x49, 0xbe}, jmp_fs[] = {0x64, 0xff, 0x24, 0x25};
+    uint32_t cell = cell_of(offsetof(struct rt_cpu, jump_table));
 
     if (!p)
         return -ENOMEM;
-    memcpy(p, mov_r14, 2);
-    memcpy(p + 2, &table, 8);
-    memcpy(p + 10, jmp_fs, 4);
-    memcpy(p + 14, &cell, 4);
-    vm->verify_thunk = cc_commit(&vm->cc, 32);
-    vm->cc.start = vm->cc.used; /* it stays when the code cache is flushed */
+    p = put(p, "\x49\xbe", 2); /* mov $table, %r14 */
+    put_jump(put(p, &table, 8));
+    p = put(start + THUNK_SIZE, "\x49\xbb", 2); /* mov $table, %r11 */
+    p = put(p, &table, 8);
+    p = put(p, "\x64\x4c\x89\x1c\x25", 5); /* mov %r11, %fs:jump_table */
+    put_jump(put(p, &cell, 4));
+    vm->verify_thunk = cc_commit(&vm->cc, 2 * THUNK_SIZE);
+    vm->cc.start = vm->cc.used; /* they stay when the code cache is flushed */
     vm->config.flags |= NOVT_F_NO_CHAIN;
     return 0;
 }
@@ -148,6 +168,11 @@ static bool is_ambiguous(const struct tr_insn *insn)
            (insn->op == TR_OP_jcc || insn->op == TR_OP_loop || insn->op == TR_OP_jcxz);
 }
 
+static enum tr_mode mode_of(const struct mon_vcpu *v)
+{
+    return v->key & TR_K_LONG ? TR_MODE_64 : TR_MODE_32;
+}
+
 uint32_t mon_verify_block_limit(struct mon_vcpu *v, uint64_t gpa)
 {
     const uint8_t *bytes = mon_vm_ram(v, gpa, NULL);
@@ -156,7 +181,7 @@ uint32_t mon_verify_block_limit(struct mon_vcpu *v, uint64_t gpa)
     uint32_t n = 0;
 
     while (bytes && n < MAX_INSNS && at < room) {
-        if (tr_decode(bytes + at, room - at, TR_MODE_32, &insn) != TR_DECODE_OK)
+        if (tr_decode(bytes + at, room - at, mode_of(v), &insn) != TR_DECODE_OK)
             break;
         if (!is_repeatable(&insn))
             return n ? n : 1;
@@ -189,7 +214,7 @@ static bool read_bytes(struct mon_vcpu *v, const struct cc_block *b, uint8_t *by
     return second;
 }
 
-static void plan_make(struct plan *plan, const struct cc_block *b)
+static void plan_make(struct plan *plan, const struct cc_block *b, enum tr_mode mode)
 {
     unsigned at = 0;
 
@@ -198,7 +223,7 @@ static void plan_make(struct plan *plan, const struct cc_block *b)
     plan->len = b->len;
     for (unsigned n = 0; n < b->insns && at < b->len; n++) {
         struct tr_insn *insn = &plan->insn[n];
-        if (tr_decode(plan->bytes + at, b->len - at, TR_MODE_32, insn) != TR_DECODE_OK ||
+        if (tr_decode(plan->bytes + at, b->len - at, mode, insn) != TR_DECODE_OK ||
             !is_repeatable(insn))
             break;
         tr_decode_operands(insn);
@@ -224,7 +249,7 @@ static const struct plan *plan_for(struct mon_vcpu *v, const struct cc_block *b)
     plan->block = index;
     plan->flushes = cc->flushes;
     memcpy(plan->bytes, bytes, b->len);
-    plan_make(plan, b);
+    plan_make(plan, b, mode_of(v));
     return plan;
 }
 
@@ -368,7 +393,7 @@ static void drop_marks(struct mon_verify *y)
 static uint64_t pages_of(const struct mon_vcpu *v, const struct tr_insn *insn)
 {
     if (insn->cls == TR_STRING && insn->rep)
-        return (uint64_t)(uint32_t)v->cpu->gpr[RT_CX] * (insn->opsize / 8) / PAGE_SIZE + 3;
+        return (v->cpu->gpr[RT_CX] & step_mask(insn->adsize)) / (PAGE_SIZE / 8) + 3;
     return insn->vsib ? 33 : 3;
 }
 
@@ -381,6 +406,12 @@ static enum mon_rc execute(struct mon_vcpu *v, const struct tr_insn *insn)
         rc = mon_execute(v, insn);
     } while (rc == MON_OK && insn->rep && v->cpu->rip == rip && !v->verify->wrote_code);
     return rc;
+}
+
+/* An address in the block's code, which wraps in 32-bit code. */
+static uint64_t place(const struct mon_vcpu *v, uint64_t pc)
+{
+    return v->key & TR_K_LONG ? pc : (uint32_t)pc;
 }
 
 static enum ending run_trial(struct mon_vcpu *v, unsigned limit)
@@ -402,7 +433,7 @@ static enum ending run_trial(struct mon_vcpu *v, unsigned limit)
             y->exc = v->exc;
         if (rc != MON_OK)
             return rc == MON_FAULT ? AT_FAULT : AT_EXIT;
-        if (v->cpu->rip != (uint32_t)(pc + plan->at[y->done + 1])) {
+        if (v->cpu->rip != place(v, pc + plan->at[y->done + 1])) {
             y->done++;
             return AT_END;
         }
@@ -496,14 +527,12 @@ void *mon_verify_begin(struct mon_vcpu *v)
     const struct cc_block *b = block_at(v);
 
     y->armed = false;
-    if (v->key & TR_K_LONG)
-        return v->table;
     if (!b)
         return v->vm->cc.miss_table;
     if (is_due(v, b))
         arm(v, b);
     v->cpu->exit_arg = (uint64_t)(v->vm->cc.rx + b->host);
-    y->cell = v->vm->verify_thunk;
+    y->cell = v->vm->verify_thunk + (v->key & TR_K_LONG ? THUNK_SIZE : 0);
     return (void **)&y->cell - (v->cpu->rip & (CC_TABLE_ENTRIES - 1));
 }
 
@@ -541,7 +570,7 @@ static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
     if (y->nmarks == MARKS)
         return skip(y);
     y->compared++;
-    const char *what = verify_registers(&y->trial, &y->run, dead);
+    const char *what = verify_registers(v, &y->trial, &y->run, dead);
     if (!what && y->plan->vector)
         what = verify_vectors(v, y->trial.xsave, y->run.xsave);
     if (what)
@@ -557,10 +586,12 @@ static enum mon_rc compare(struct mon_vcpu *v, uint64_t dead)
 /* ---- leaving ---- */
 
 /* How many instructions lie before rip in the block; -1 when it is not at one of them. */
-static int instructions_before(const struct mon_verify *y, uint64_t rip)
+static int instructions_before(const struct mon_vcpu *v, uint64_t rip)
 {
+    const struct mon_verify *y = v->verify;
+
     for (unsigned n = 0; n <= y->plan->ninsns; n++) {
-        if ((uint32_t)(y->before.rip + y->plan->at[n]) == rip)
+        if (place(v, y->before.rip + y->plan->at[n]) == rip)
             return (int)n;
     }
     return -1;
@@ -582,10 +613,17 @@ static void trial_again(struct mon_vcpu *v, unsigned limit)
         page_put(&y->pages[i], y->pages[i].run);
 }
 
-static bool same_exception(const struct mon_exception *a, const struct mon_exception *b)
+/* slack: which byte of a vector operand the CPU names is its own business. */
+static bool same_exception(const struct mon_exception *a, const struct mon_exception *b,
+                           uint64_t slack)
 {
     return a->vector == b->vector && a->has_error == b->has_error && a->error == b->error &&
-           (a->vector != MON_PF || a->cr2 == b->cr2);
+           (a->vector != MON_PF || a->cr2 - b->cr2 + slack <= 2 * slack);
+}
+
+static uint64_t cr2_slack(const struct plan *plan, unsigned n)
+{
+    return n < plan->ninsns && plan->insn[n].touches_vector ? 63 : 0;
 }
 
 /* Translated code went to the end of its block. */
@@ -595,6 +633,8 @@ static enum mon_rc check_end(struct mon_vcpu *v)
     case AT_END:
         return compare(v, 0);
     case AT_FAULT:
+        if (step_sign_extend(v->cpu->rip, 48) != (int64_t)v->cpu->rip)
+            return skip(v->verify); /* a branch whose target faults, not the branch */
         return differs(v, "an exception, which only the slow path raises");
     case AT_EXIT:
         return differs(v, "an access outside RAM, which only the slow path makes");
@@ -611,10 +651,10 @@ static enum mon_rc check_stop(struct mon_vcpu *v, enum rt_exit reason)
     struct mon_verify *y = v->verify;
     bool raised = reason == RT_EXIT_FAULT && v->after_fault == AFTER_EXCEPTION;
     struct mon_exception exc = v->exc;
-    int before = instructions_before(y, v->cpu->rip);
+    int before = instructions_before(v, v->cpu->rip);
 
     if (before < 0)
-        return differs(v, "EIP");
+        return differs(v, v->key & TR_K_LONG ? "RIP" : "EIP");
     if (raised && (unsigned)before < y->done)
         return differs(v, "an exception, which only translated code raises");
     if ((unsigned)before < y->done) {
@@ -622,12 +662,17 @@ static enum mon_rc check_stop(struct mon_vcpu *v, enum rt_exit reason)
         v->exc = exc;
     } else if ((unsigned)before > y->done) {
         return y->ending == TOO_MUCH ? skip(y) : check_end(v);
-    } else if (raised && (y->ending != AT_FAULT || !same_exception(&y->exc, &exc))) {
+    } else if (raised && (y->ending != AT_FAULT ||
+                          !same_exception(&y->exc, &exc, cr2_slack(y->plan, y->done)))) {
         return differs(v, "the exception that they raise");
     }
     if ((unsigned)before == y->plan->ninsns)
         return compare(v, 0);
     const struct tr_insn *next = &y->plan->insn[before];
+    if (next->vsib && y->ending == AT_FAULT && !raised) { /* what a gather got is in the trial */
+        trial_again(v, (unsigned)before);
+        v->exc = exc;
+    }
     /* In the middle of a string instruction only exceptions leave them at the same element. */
     if (next->cls == TR_STRING && next->rep && !raised)
         return skip(y);

@@ -84,17 +84,29 @@ const char *verify_vectors(const struct mon_vcpu *v, const uint8_t *a, const uin
     return NULL;
 }
 
-const char *verify_registers(const struct state *a, const struct state *b, uint64_t dead)
+static const char *gpr_name(unsigned n, bool wide)
 {
-    static const char *const names[] = {"EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI"};
+    static const char *const names[] = {"RAX", "RCX", "RDX", "RBX", "RSP", "RBP", "RSI", "RDI",
+                                        "R8",  "R9",  "R10", "R11", "R12", "R13", "R14", "R15"};
+    static const char *const narrow[] = {"EAX", "ECX", "EDX", "EBX", "ESP", "EBP", "ESI", "EDI"};
 
-    if ((uint32_t)a->rip != (uint32_t)b->rip)
-        return "EIP";
-    for (unsigned n = 0; n < 8; n++) {
-        if ((uint32_t)a->gpr[n] != (uint32_t)b->gpr[n])
-            return names[n];
+    return wide || n >= 8 ? names[n] : narrow[n];
+}
+
+const char *verify_registers(const struct mon_vcpu *v, const struct state *a, const struct state *b,
+                             uint64_t dead)
+{
+    bool wide = v->key & TR_K_LONG;
+
+    if (a->rip != b->rip)
+        return wide ? "RIP" : "EIP";
+    for (unsigned n = 0; n < 16; n++) {
+        if (a->gpr[n] != b->gpr[n])
+            return gpr_name(n, wide);
     }
-    return (a->rflags ^ b->rflags) & ~dead & ~(uint64_t)RT_RF ? "EFLAGS" : NULL;
+    if (!((a->rflags ^ b->rflags) & ~dead & ~(uint64_t)RT_RF))
+        return NULL;
+    return wide ? "RFLAGS" : "EFLAGS";
 }
 
 const struct page *verify_memory(const struct mon_verify *y, unsigned *at)
@@ -127,14 +139,19 @@ void verify_say(struct mon_vcpu *v, const char *format, ...)
 
 static void say_registers(struct mon_vcpu *v, const char *name, const struct state *s)
 {
-    verify_say(
-        v,
-        "verify: %-10s eip %08x eflags %08x eax %08x ecx %08x edx %08x ebx %08x esp %08x ebp %08x "
-        "esi %08x edi %08x",
-        name, (uint32_t)s->rip, (uint32_t)s->rflags, (uint32_t)s->gpr[RT_AX],
-        (uint32_t)s->gpr[RT_CX], (uint32_t)s->gpr[RT_DX], (uint32_t)s->gpr[RT_BX],
-        (uint32_t)s->gpr[RT_SP], (uint32_t)s->gpr[RT_BP], (uint32_t)s->gpr[RT_SI],
-        (uint32_t)s->gpr[RT_DI]);
+    char text[256];
+    unsigned at = 0;
+
+    verify_say(v, "verify: %-10s rip %llx rflags %llx", name, (unsigned long long)s->rip,
+               (unsigned long long)s->rflags);
+    for (unsigned n = 0; n < (v->key & TR_K_LONG ? 16 : 8); n++) {
+        at += (unsigned)snprintf(text + at, sizeof(text) - at, " %s %llx",
+                                 gpr_name(n, v->key & TR_K_LONG), (unsigned long long)s->gpr[n]);
+        if (n % 8 == 7) {
+            verify_say(v, "verify:           %s", text);
+            at = 0;
+        }
+    }
 }
 
 static void hex(char *text, size_t size, const uint8_t *bytes, unsigned n)
@@ -170,7 +187,7 @@ static void say_vector(struct mon_vcpu *v, const char *name, const uint8_t *area
 
     hex(text, sizeof(text), area, 32);
     verify_say(v, "verify: %-10s x87 and MXCSR %s", name, text);
-    for (unsigned at = 32; at < AREA_XMM + 128; at += 32) {
+    for (unsigned at = 32; at < AREA_XMM + (v->key & TR_K_LONG ? 256 : 128); at += 32) {
         hex(text, sizeof(text), area + at, 32);
         verify_say(v, "verify: %-10s %s %u %s", name, at < AREA_XMM ? "st" : "xmm",
                    (at < AREA_XMM ? at - 32 : at - AREA_XMM) / 16, text);

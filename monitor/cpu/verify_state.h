@@ -31,7 +31,7 @@ struct plan {
 
 /* Architectural state that blocks change, apart from memory. */
 struct state {
-    uint64_t gpr[8], rip, rflags;
+    uint64_t gpr[16], rip, rflags;
     uint64_t x87_pc, x87_ea;
     uint8_t *xsave; /* valid when the plan has vector instructions */
 };
@@ -80,7 +80,8 @@ struct mon_verify {
 };
 
 /* Names what differs, or NULL. Flags in dead are about to be overwritten. */
-const char *verify_registers(const struct state *a, const struct state *b, uint64_t dead);
+const char *verify_registers(const struct mon_vcpu *v, const struct state *a, const struct state *b,
+                             uint64_t dead);
 const char *verify_vectors(const struct mon_vcpu *v, const uint8_t *a, const uint8_t *b);
 /* The first page whose bytes are not as the trial left them, and where in it. */
 const struct page *verify_memory(const struct mon_verify *y, unsigned *at);

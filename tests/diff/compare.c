@@ -84,13 +84,14 @@ static bool is_canonical(uint64_t address)
 }
 
 /* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have
- * stored something, or nothing, when they fault, and FRSTOR has loaded. A branch to an address that
- * is not canonical faults there instead of at the branch. #AC and #GP: misaligned operands that
- * reach into addresses that are not canonical, or that FXRSTOR wants aligned. Masked operands that
- * reach there may fault for a page first. */
+ * stored something, or nothing, when they fault, and FRSTOR and FLDENV have loaded. A branch to an
+ * address that is not canonical faults there instead of at the branch. #AC and #GP: misaligned
+ * operands that reach into addresses that are not canonical, or that FXRSTOR wants aligned. Masked
+ * operands that reach there may fault for a page first. */
 static bool is_gap(const struct record *a, const struct record *b, const struct tr_insn *insn)
 {
-    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter || insn->op == TR_OP_frstor)
+    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter || insn->op == TR_OP_frstor ||
+        insn->op == TR_OP_fldenv)
         return true;
     if (insn->cls == TR_BRANCH && a->vector == 13 && b->vector == 13 && !is_canonical(b->rip))
         return true;
@@ -198,16 +199,23 @@ static bool vectors_equal(const struct image *a, const struct image *b, struct s
 
 /* ---- faults ---- */
 
-/* What the host does not tell: whether a kernel's page is present. */
+/* What the host does not tell: whether a kernel's page is present; a page of the batch's may be
+ * absent there until it is used. */
 static bool error_equal(const struct record *a, const struct record *b)
 {
     uint64_t differ = a->error ^ b->error;
     bool kernels = long_mode() ? a->cr2 >= HOST_TASK_END
                                : a->cr2 >= KERNEL32 && a->cr2 < (uint64_t)KERNEL32 + KERNEL_END;
 
-    if (a->vector == 14 && kernels)
+    if (a->vector == 14 && (kernels || (uint32_t)a->cr2 - CODE < CODE_SIZE))
         differ &= ~1ull;
     return !error_matters(a->vector) || !differ;
+}
+
+/* In 32 bits, where operands may wrap, unless they have to be equal. */
+static bool addresses_near(uint64_t a, uint64_t b, uint32_t slack)
+{
+    return a == b || (slack && (uint32_t)(a - b) + slack <= 2 * slack);
 }
 
 static bool faults_equal(const struct record *a, const struct record *b, struct scope scope)
@@ -215,7 +223,7 @@ static bool faults_equal(const struct record *a, const struct record *b, struct 
     if (a->vector != b->vector || a->vector == NO_VECTOR)
         return a->vector == b->vector;
     return a->rip == b->rip && a->rflags == b->rflags && error_equal(a, b) &&
-           (a->vector != 14 || a->cr2 - b->cr2 + scope.cr2_slack <= 2 * scope.cr2_slack);
+           (a->vector != 14 || addresses_near(a->cr2, b->cr2, scope.cr2_slack));
 }
 
 static void print_fault(const char *side, const struct record *r)
