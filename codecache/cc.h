@@ -79,6 +79,7 @@ enum cc_seen { CC_SEEN_NOTHING, CC_SEEN_CLASS0, CC_SEEN_MIXED = CC_SEEN_CLASS0 +
 
 struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
+    bool for_perf;    /* set before cc_create(): perf has to find names of generated code */
     int fd;
     size_t size, used, start; /* bytes; start: behind the permanent stubs */
     uint8_t *reserved;        /* of the open reservation, or NULL */

@@ -1,7 +1,7 @@
 /* region.c - executable memory, and the jump tables that lead into it.
  *
- * Owns every page that holds generated code: one memfd mapped twice, executable here, writable
- * there, so no address is ever both. A writer holds one reservation:
+ * Owns every page that holds generated code: one memfd (for perf: anonymous memory) mapped twice,
+ * executable here, writable there, so no address is ever both. A writer holds one reservation:
  *
  *   reserve -> (emit) -> commit      the bytes stay
  *                     -> abort       bytes forgotten, nothing was published
@@ -23,6 +23,10 @@
 
 static int map_views(struct cc *cc)
 {
+    if (cc->for_perf) {
+        cc->rw = rt_os_map_twice(cc->size, &cc->rx);
+        return cc->rw ? 0 : -ENOMEM;
+    }
     cc->fd = rt_os_memfd("novt-code", cc->size);
     if (cc->fd < 0)
         return cc->fd;

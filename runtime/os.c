@@ -58,6 +58,22 @@ void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot)
     return map(NULL, size, prot, MAP_SHARED, fd, offset);
 }
 
+void *rt_os_map_twice(size_t size, uint8_t **rx)
+{
+    void *rw = map(NULL, size, RT_PROT_RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (!rw)
+        return NULL;
+    void *again = mremap(rw, 0, size, MREMAP_MAYMOVE); /* old size 0: the mapping stays, too */
+    if (again != MAP_FAILED && mprotect(again, size, host_prot(RT_PROT_RX)) == 0) {
+        *rx = again;
+        return rw;
+    }
+    if (again != MAP_FAILED)
+        munmap(again, size);
+    munmap(rw, size);
+    return NULL;
+}
+
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size)
 {
     return map(at, size, RT_PROT_RW, MAP_PRIVATE | MAP_NORESERVE | (at ? MAP_FIXED : 0), fd,

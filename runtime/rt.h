@@ -26,6 +26,10 @@ int rt_os_memfd(const char *name, size_t size);
 void rt_os_close(int fd);
 int rt_os_dup(int fd);
 void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot);
+/* The same anonymous pages at two addresses: the result is writable, *rx executable. perf takes
+ * code for generated only in such memory; but policies that refuse to make a mapping executable
+ * later (MemoryDenyWriteExecute=) allow two views of a memfd only. */
+void *rt_os_map_twice(size_t size, uint8_t **rx);
 /* Private copy-on-write mapping of a memfd; at may be NULL, or an address to replace. */
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size);
 /* Zeroed memory that costs nothing until touched. */

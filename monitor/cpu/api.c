@@ -132,6 +132,7 @@ static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
                              vm->error, sizeof(vm->error));
     if (rc != NOVT_OK)
         return rc;
+    vm->cc.for_perf = (vm->config.flags & NOVT_F_PERF_MAP) != 0;
     rc = cc_create(&vm->cc, vm->config.code_cache_size, MON_MAX_GPA);
     if (rc == 0)
         rc = tr_stubs_emit(&vm->cc, &vm->stubs);

@@ -50,6 +50,22 @@ Test(runtime_os, two_shared_views_are_the_same_memory)
     rt_os_close(fd);
 }
 
+Test(runtime_os, anonymous_memory_mapped_twice_is_written_here_and_runs_there)
+{
+    static const uint8_t answer[] = {0xb8, 42, 0, 0, 0, 0xc3}; /* mov $42, %eax; ret */
+    uint8_t *rx = NULL, *rw = rt_os_map_twice(8192, &rx);
+    int (*code)(void);
+
+    cr_assert(rw && rx && rw != rx);
+    memcpy(rw, answer, sizeof(answer));
+    memcpy(&code, &rx, sizeof(code));
+    cr_expect_eq(code(), 42);
+    cr_expect(store_faults(rx), "the executable view is not writable");
+    cr_expect(!store_faults(rw + 4096));
+    rt_os_unmap(rw, 8192);
+    rt_os_unmap(rx, 8192);
+}
+
 Test(runtime_os, a_private_view_hides_its_writes_until_it_is_discarded)
 {
     int fd = rt_os_memfd("test", 4096);
@@ -111,6 +127,7 @@ Test(runtime_os, failures_are_negative_errno_or_null)
 {
     cr_expect_lt(rt_os_memfd("test", SIZE_MAX), 0);
     cr_expect_null(rt_os_map_shared(-1, 0, 4096, RT_PROT_RW));
+    cr_expect_null(rt_os_map_twice(SIZE_MAX / 2, NULL));
     cr_expect_eq(rt_os_map_at((void *)0x1f0000000000, 4096, RT_PROT_RW, -1, 0, false), -EBADF);
     cr_expect_eq(rt_os_protect((void *)0x1f0000000000, 4096, RT_PROT_R), -ENOMEM);
     cr_expect_eq(rt_os_append_open("/nonexistent/file"), -ENOENT);
