@@ -187,7 +187,7 @@ userland: tools | deps
 # Sequences of the differential test in make check.
 QUICK_DIFF := 20000
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape debian
+SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))

@@ -15,13 +15,13 @@ PASSED = 33  # the guest's checks held: (10h << 1) | 1
 NAMES = {
     "direct_jump": "direct jump", "indirect_jump": "indirect jump", "call_ret": "call + ret",
     "call_indirect_ret": "indirect call + ret", "sgdt": "callout (SGDT)",
-    "mov_from_cr0": "callout (MOV from CR0)", "cli_sti": "CLI, STI, NOP", "pushf_popf": "PUSHF, POPF",
-    "port_in": "IN, port in the monitor", "port_out": "OUT, port in the monitor", "rdtsc": "RDTSC",
-    "cpuid_0": "CPUID", "cr3_same": "CR3 write, same space", "cr3_other": "CR3 write, other space",
-    "invlpg": "INVLPG", "invlpg_load": "INVLPG, load", "pte_write": "PTE write",
-    "pte_write_load": "PTE write, INVLPG, load", "page_fault": "page fault, PTE write, retry",
-    "int_iret": "INT n, IRET", "system_call": "system call and back", "mmio_load": "MMIO load",
-    "self_ipi": "interrupt to itself, EOI", "hlt_wake": "HLT until wake-up",
+    "mov_from_cr0": "callout (MOV from CR0)", "cli_sti": "CLI STI NOP", "pushf_popf": "PUSHF POPF",
+    "port_in": "IN from a port of the monitor", "port_out": "OUT to a port of the monitor", "rdtsc": "RDTSC",
+    "cpuid_0": "CPUID", "cr3_same": "CR3 write: same space", "cr3_other": "CR3 write: other space",
+    "invlpg": "INVLPG", "invlpg_load": "INVLPG and load", "pte_write": "PTE write",
+    "pte_write_load": "PTE write and INVLPG and load", "page_fault": "page fault end to end",
+    "int_iret": "INT n and IRET", "system_call": "system call and back", "mmio_load": "MMIO load",
+    "self_ipi": "interrupt to itself with EOI", "hlt_wake": "HLT until wake-up",
 }
 VMWARE = {"call_ret": 51, "pte_write": 391, "port_in": 214}
 VMWARE_NAMES = {NAMES[name]: cycles for name, cycles in VMWARE.items()}

@@ -4,7 +4,7 @@ translation: what the translator takes and makes while each test kernel boots, f
 --stats`: nanoseconds for each guest instruction, host bytes for each guest byte.
 
 density: what one more virtual machine costs its host. The guest has booted, its first process sleeps
-for ever, and it is watched for WATCH seconds: CPU use of all threads, and memory. Of that, "guest" is
+for ever, and it is watched for a while (--watch): CPU use of all threads, and memory. Of that, "guest" is
 the guest's RAM as far as it has been touched, "monitor" everything else: the process' own resident
 pages, its page tables, and the files in memory that it made. Start-up is the wall time of a process
 whose guest ends at its first instructions.
@@ -17,7 +17,7 @@ import time
 from lib import machines, programs
 from lib.value import Value
 
-SETTLE, WATCH = 2, 6  # seconds
+SETTLE = 2  # seconds after the first process' first line
 MEMORY = 512  # MiB
 
 
@@ -47,7 +47,7 @@ def measure_translation(context, machine, guest):
                 ("guest instructions", stat["instructions_translated"], "count"),
                 ("time in all", stat["time_translating"] * 1e-9, "s")]
         for name, value, unit in rows:
-            context.keep(machine, guest, "translation", f"{flavour}, {name}", Value(value, unit=unit))
+            context.keep(machine, guest, "translation", f"{flavour}: {name}", Value(value, unit=unit))
 
 
 # --- density ----------------------------------------------------------------------------------
@@ -104,10 +104,10 @@ def measure_idle(context, machine, guest):
             return
         time.sleep(SETTLE)
         before, start = cpu_ns(running.pid), time.monotonic()
-        time.sleep(WATCH)
+        time.sleep(context.options.watch)
         share = (cpu_ns(running.pid) - before) * 1e-9 / (time.monotonic() - start)
         touched, own = memory(machine, running.pid)
-    rows = [("idle guest, CPU", share * 100, "%", False),
+    rows = [("CPU use of an idle guest", share * 100, "%", False),
             ("idle guests per core", 1 / share if share else None, "VMs", True),
             ("memory of the monitor", own / 2**20, "MiB", False),
             ("memory touched by the guest", touched / 2**20, "MiB", False),

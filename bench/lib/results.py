@@ -85,6 +85,7 @@ def now():
 
 
 HEAD = ["native", "novt", "QEMU", "novt/native", "QEMU/native", "QEMU/novt"]
+BEGIN, END = "<!-- bench/run --docs: begin -->", "<!-- bench/run --docs: end -->"
 PLAIN = ["micro", "translation", "density"]
 PUBLISHED = {"micro": micro.VMWARE_NAMES}
 
@@ -178,10 +179,36 @@ def markdown_tables(results, guests, groups):
     return "\n".join(lines).lstrip("\n") + "\n"
 
 
-def write_markdown(path, results, guests, groups, line):
-    """The tables as a page; docs/performance.md has those of the last full run."""
+def summary_table(results, guests, groups):
+    """The geometric means alone."""
+    lines = ["| | programs | " + " | ".join(HEAD[3:]) + " |", "|---|" + "---:|" * 4]
+    for guest in guests:
+        for group in groups:
+            every = [ratios(results, key) for key in results.keys(guest, group)]
+            means = [mean([row[n] for row in every if row[n]]) for n in range(3)]
+            if any(means):
+                lines.append(f"| {group}, {guest} | {len(every)} | "
+                             + " | ".join(f"{m:.2f}" if m else "-" for m in means) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def page(results, guests, groups, line):
+    return (f"{line}.\n\n{summary_table(results, guests, groups)}\n"
+            f"{markdown_tables(results, guests, groups)}")
+
+
+def write_markdown(path, text):
     with open(path, "w", encoding="utf-8") as f:
-        f.write(f"{line}\n\n{markdown_tables(results, guests, groups)}")
+        f.write(text)
+
+
+def replace_section(path, text):
+    """Puts the text between the two comments of a page that say where it belongs."""
+    with open(path, encoding="utf-8") as f:
+        before, rest = f.read().split(BEGIN)
+    after = rest.split(END)[1]
+    with open(path, "w", encoding="utf-8") as f:
+        f.write(f"{before}{BEGIN}\n{text}{END}{after}")
 
 
 # --- CSV --------------------------------------------------------------------------------------
