@@ -326,12 +326,12 @@ ParameterizedTest(int *index, sandbox, what_a_running_machine_needs_goes_on)
 
 /* --- Threads -----------------------------------------------------------------------------------*/
 
-static int gate[2];
+static int gate[2], ready[2];
 
 static void *open_when_told(void *result)
 {
     char c;
-    if (read(gate[0], &c, 1) != 1)
+    if (write(ready[1], "x", 1) != 1 || read(gate[0], &c, 1) != 1)
         return NULL;
     errno = 0;
     int fd = open("/etc/passwd", O_RDONLY);
@@ -345,7 +345,9 @@ static int do_other_thread(void)
     struct mon_error err;
     pthread_t thread;
     int result = -1;
-    if (pipe(gate) || pthread_create(&thread, NULL, open_when_told, &result))
+    char c;
+    if (pipe(gate) || pipe(ready) || pthread_create(&thread, NULL, open_when_told, &result) ||
+        read(ready[0], &c, 1) != 1)
         return -1;
     if (mon_sandbox_enter(&err) != MON_OK || write(gate[1], "x", 1) != 1)
         return -1;
