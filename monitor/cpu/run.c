@@ -765,6 +765,13 @@ static enum rt_exit enter_timed(struct mon_vcpu *v)
     return reason;
 }
 
+/* C code leaves the guest's vector state in the registers; a sanitizer's runtime does not. */
+#ifdef __SANITIZE_ADDRESS__
+#define park_for_sanitizer(cpu) rt_fpu_park(cpu)
+#else
+#define park_for_sanitizer(cpu) ((void)(cpu))
+#endif
+
 static enum mon_rc run_translated(struct mon_vcpu *v)
 {
     struct rt_cpu *cpu = v->cpu;
@@ -786,6 +793,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
         return MON_OK;
     }
     reason = v->key & TR_K_COUNT ? enter_timed(v) : enter(v);
+    park_for_sanitizer(cpu);
     cpu->jump_table = v->table; /* a kick that came late may have put the miss table there */
     flags_join(cpu);
     if (v->verify && mon_verify_end(v, reason) != MON_OK)
