@@ -150,9 +150,10 @@ def group_rows(results, guest, group):
     return form(results, guest, group)
 
 
-def run_line(options, root):
+def run_line(options, root, load):
     return (f"{host_cpu()}, {os.cpu_count()} CPUs, Linux {os.uname().release}, commit {commit(root)}, "
-            f"{now()}; the least of {options.reps} repetitions, in seconds where nothing else is said")
+            f"{now()}, load average up to {load:.1f}; the least of {options.reps} repetitions, in seconds"
+            " where nothing else is said")
 
 
 def print_tables(results, guests, groups):
