@@ -66,6 +66,9 @@ def run(argv, limit=GUEST_LIMIT, **more):
             os.killpg(process.pid, signal.SIGKILL)
             output, _ = process.communicate()
             status = None
+        except KeyboardInterrupt:
+            os.killpg(process.pid, signal.SIGKILL)
+            raise
     return output.decode(errors="replace"), status
 
 
