@@ -65,7 +65,7 @@ LIBNOVT_A := $(B)/libnovt.a
 LIBNOVT_INTERNAL := $(B)/libnovt-internal.a
 LIBNOVT_SO := $(B)/libnovt.so.$(VERSION)
 
-.PHONY: all tests-guest tests-guest64 check test bench run run-i386 run-amd64 install format lint asan ubsan \
+.PHONY: all tests-guest tests-guest64 check test soak bench run run-i386 run-amd64 install format lint asan ubsan \
 	valgrind help clean lib tools unit fetch userland deps
 .DEFAULT_GOAL := all
 .PRECIOUS: $(B)/obj/%.o
@@ -81,6 +81,7 @@ help:
 	@echo 'make run-i386   the same with a 32-bit kernel'
 	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
 	@echo 'make check      the quick part of it, under a minute'
+	@echo 'make soak       the tests of equivalence for hours'
 	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n GUESTS_ONLY=amd64'
 	@echo 'make lint       include order, host calls, machine paths, format'
 	@echo 'make format     rewrite the sources with clang-format'
@@ -188,7 +189,7 @@ userland: tools | deps
 QUICK_DIFF := 20000
 CHECK_DIFF := diff
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff stress boot sandbox inject escape bench debian
+SUITES_ALL := $(SUITES_QUICK) guest64 diff matrix stress boot sandbox inject escape bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
@@ -200,6 +201,11 @@ $(GUESTS) $(GUESTS:.elf=.o) $(GUESTS64) $(GUESTS64:.elf=.o): | deps
 
 check: all unit $(call suite_targets,$(SUITES_QUICK) $(CHECK_DIFF)) | deps
 	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) $(CHECK_DIFF)
+
+# The long versions: hours.
+soak: all tools fetch tests-guest tests-guest64 tests-diff | deps
+	@B=$(B) tests/matrix/run --soak
+	@B=$(B) DIFF_COUNT=20000000 tests/diff/run
 
 test: all unit tools fetch $(call suite_targets,$(SUITES_ALL)) | deps
 	@B=$(B) tests/run $(SUITES_ALL)

@@ -83,6 +83,10 @@ enum novt_flags {
      * MSRs become exits, see NOVT_EXIT_RDMSR. Without the flag there is none: the CPUID bits are
      * clear, the MSRs raise #GP(0). */
     NOVT_F_LOCAL_APIC = 1 << 5,
+    /* For tests. FLUSH: the code cache is emptied before every translation. SHORT_BLOCKS: a block
+     * is one instruction and never linked, so events can come in behind each. */
+    NOVT_F_FLUSH = 1 << 6,
+    NOVT_F_SHORT_BLOCKS = 1 << 7,
 };
 
 struct novt_config {

@@ -28,6 +28,8 @@ enum {
     KEY_CPU,
     KEY_INTERPRET,
     KEY_NO_CHAIN,
+    KEY_FLUSH,
+    KEY_SHORT_BLOCKS,
     KEY_PERF_MAP,
     KEY_MAP_BUDGET,
     KEY_SANDBOX,
@@ -61,6 +63,8 @@ static const struct argp_option options[] = {
     {"verify", KEY_VERIFY, NULL, 0, "Run every block through the slow path too and compare", 3},
     {"interpret", KEY_INTERPRET, NULL, 0, "Use the slow path only", 3},
     {"no-chain", KEY_NO_CHAIN, NULL, 0, "Never link translated blocks", 3},
+    {"flush", KEY_FLUSH, NULL, 0, "Empty the code cache before every translation", 3},
+    {"short-blocks", KEY_SHORT_BLOCKS, NULL, 0, "Translate single instructions", 3},
     {.doc = "Help:", .group = -1},
     {0},
 };
@@ -204,6 +208,12 @@ static error_t parse_engine_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_INTERPRET:
         engine->flags |= NOVT_F_INTERPRET;
+        return 0;
+    case KEY_FLUSH:
+        engine->flags |= NOVT_F_FLUSH;
+        return 0;
+    case KEY_SHORT_BLOCKS:
+        engine->flags |= NOVT_F_SHORT_BLOCKS;
         return 0;
     case KEY_NO_CHAIN:
         engine->flags |= NOVT_F_NO_CHAIN;

@@ -85,8 +85,8 @@ static int take_config(struct mon_vm *vm, const struct novt_config *config)
         long max = rt_os_max_map_count();
         vm->map_budget = max > 4000 ? (uint32_t)(max - 2000) : 2000;
     }
-    if (vm->map_budget < 1000)
-        vm->map_budget = 1000;
+    if (vm->map_budget < 700) /* 600 are kept free */
+        vm->map_budget = 700;
     snprintf(vm->cpu_model, sizeof(vm->cpu_model), "%s", vm->config.cpu ? vm->config.cpu : "host");
     return NOVT_OK;
 }

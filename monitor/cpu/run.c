@@ -292,6 +292,13 @@ static enum mon_rc second_page(struct mon_vcpu *v, struct tr_request *request)
     return MON_OK;
 }
 
+static uint32_t max_insns(struct mon_vcpu *v, uint64_t gpa)
+{
+    if (v->vm->config.flags & NOVT_F_SHORT_BLOCKS)
+        return 1;
+    return v->verify ? mon_verify_block_limit(v, gpa) : 64;
+}
+
 /* NULL with MON_OK: the code is not in RAM, the slow path has to do. */
 static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk,
                                    struct cc_block **block)
@@ -305,7 +312,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
         .pc = v->cpu->rip,
         .gpa = walk->gpa,
         .key = v->key,
-        .max_insns = v->verify ? mon_verify_block_limit(v, walk->gpa) : 64,
+        .max_insns = max_insns(v, walk->gpa),
         .bytes = mon_vm_ram(v, walk->gpa, NULL),
         .gpr = v->cpu->gpr,
     };
@@ -313,6 +320,8 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     *block = NULL;
     if (!request.bytes || walk->gpa >= MON_MAX_GPA)
         return MON_OK;
+    if (vm->config.flags & NOVT_F_FLUSH)
+        code_flush(v);
     mon_view_protect_code(vm, walk->gpa);
     while ((result = tr_translate(&request, block)) != TR_DONE) {
         if (result == TR_FULL) {
@@ -415,7 +424,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
             return MON_FAULT;
     }
     mon_view_enter_block(v, b, &walk, b->gpa2 == ~0ull ? NULL : &walk2);
-    if (site && b->gpa2 == ~0ull && !(v->vm->config.flags & NOVT_F_NO_CHAIN)) {
+    if (site && b->gpa2 == ~0ull &&
+        !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS))) {
         const struct cc_block *from = &cc->blocks[site->block];
         if (from->valid && from->gpa >> 12 == b->gpa >> 12 && site->target_pc == b->pc)
             cc_link(cc, site, b);

@@ -1,7 +1,7 @@
 /* diff.c - the host CPU is the oracle: random instruction sequences, natively and in novt.
  *
  *   diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] [--batch B] [--max N] [--kicks HZ]
- *        [--cache KIB] [--interpret] [--no-chain] [--verbose]
+ *        [--cache KIB] [--interpret] [--no-chain] [--flush] [--short-blocks] [--verbose]
  *
  * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that
  * the later rounds run linked blocks; after each round compare.c has its say. --systematic: a
@@ -395,12 +395,16 @@ static void take_options(int argc, char **argv)
             options.guest.flags |= NOVT_F_NO_CHAIN;
         } else if (!strcmp(arg, "--systematic")) {
             options.systematic = true;
+        } else if (!strcmp(arg, "--flush")) {
+            options.guest.flags |= NOVT_F_FLUSH;
+        } else if (!strcmp(arg, "--short-blocks")) {
+            options.guest.flags |= NOVT_F_SHORT_BLOCKS;
         } else if (!strcmp(arg, "--verbose")) {
             options.verbose = true;
         } else {
             fprintf(stderr, "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
                             "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
-                            "[--no-chain] [--verbose]\n");
+                            "[--no-chain] [--flush] [--short-blocks] [--verbose]\n");
             exit(2);
         }
     }
@@ -413,6 +417,8 @@ static void summary(double seconds)
         if (fault_counts[i])
             printf(" #%u %u", i, fault_counts[i]);
     }
+    if (options.guest.kicks)
+        printf("\n%llu interrupts", (unsigned long long)guest_interrupts());
     printf("\n%llu batches cut short by a known gap, %llu by a wild store\n",
            (unsigned long long)gaps, (unsigned long long)broken);
     if (broken > 2 + passed / BATCH_MAX / 200) {

@@ -166,7 +166,7 @@ void native_stop(void);
 struct guest_options {
     uint64_t flags;      /* enum novt_flags */
     uint64_t code_cache; /* bytes */
-    uint32_t kicks;      /* a second, from another thread */
+    uint32_t kicks;      /* a second, from another thread, each with an interrupt */
 };
 int guest_start(int memfd, const struct guest_options *options, struct side *side);
 /* The code was changed. */
@@ -174,6 +174,8 @@ void guest_code_written(size_t at, size_t len);
 /* Runs the batch at start; false with a sentence in *why. */
 bool guest_run(uint64_t start, const char **why);
 void guest_stop(void);
+/* How many interrupts have been injected so far. */
+uint64_t guest_interrupts(void);
 
 /* ---- compare.c ---- */
 

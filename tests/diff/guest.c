@@ -18,6 +18,7 @@
 
 extern const uint8_t guest_kernel[], guest_kernel_end[], guest_kernel_done[], guest_kernel_exit[];
 extern const uint8_t guest_kernel64[], guest_kernel64_end[], guest_kernel64_done[];
+extern const uint8_t guest_kernel_idle[], guest_kernel64_idle[];
 
 static struct novt_vm *vm;
 static struct novt_vcpu *vcpu;
@@ -26,6 +27,7 @@ static struct guest_options options;
 static pthread_t helper;
 static volatile bool helper_stop, hung;
 static bool started;
+static uint64_t interrupts; /* injected where kicks arrived */
 static volatile time_t run_started;
 static volatile bool running;
 static clockid_t run_clock; /* the CPU time of the thread that runs the guest */
@@ -131,6 +133,7 @@ static void build_tables(void)
     const uint8_t *start = long_mode() ? guest_kernel64 : guest_kernel;
     const uint8_t *end = long_mode() ? guest_kernel64_end : guest_kernel_end;
     const uint8_t *done = long_mode() ? guest_kernel64_done : guest_kernel_done;
+    const uint8_t *idle = long_mode() ? guest_kernel64_idle : guest_kernel_idle;
     uint32_t tss = PHYS_KERNEL + KERNEL_TSS;
     uint64_t text = kernel_base() + KERNEL_TEXT, stack = kernel_base() + KERNEL_STACK;
 
@@ -140,6 +143,7 @@ static void build_tables(void)
     for (unsigned i = 0; i < 32; i++)
         build_gate(i, text + i * 16, i == 3 || i == 4 ? 0xee : 0x8e);
     build_gate(DONE_VECTOR, text + (uint32_t)(done - start), 0xee);
+    build_gate(IDLE_VECTOR, text + (uint32_t)(idle - start), 0x8e);
     memcpy(ram + PHYS_KERNEL + KERNEL_TEXT, start, (size_t)(end - start));
     memcpy(ram + PHYS_KERNEL + KERNEL_END, guest_kernel_exit, 2);
 }
@@ -273,6 +277,9 @@ static bool run_to_exit(const char **why)
             *why = text;
             return false;
         }
+        if (run->exit_reason == NOVT_EXIT_KICKED && run->ready_for_interrupt &&
+            novt_vcpu_interrupt(vcpu, IDLE_VECTOR) == NOVT_OK)
+            interrupts++;
     } while (run->exit_reason == NOVT_EXIT_KICKED && !hung);
     if (run->exit_reason == NOVT_EXIT_IO && run->io.port == DONE_PORT)
         return true;
@@ -311,6 +318,11 @@ bool guest_run(uint64_t start, const char **why)
     bool done = run_to_exit(why);
     running = false;
     return done;
+}
+
+uint64_t guest_interrupts(void)
+{
+    return interrupts;
 }
 
 void guest_stop(void)

@@ -22,6 +22,7 @@
         .section .rodata
         .code32
         .globl  guest_kernel, guest_kernel_end, guest_kernel_done, guest_kernel_exit
+        .globl  guest_kernel_idle
         .macro  stub32 n
         pushl   $\n
         jmp     common
@@ -70,6 +71,10 @@ guest_kernel_done:
         mov     %eax, %ds
         iret
 
+        .p2align 4
+guest_kernel_idle:
+        iret
+
 /* Where IO_EXIT leads: copied behind the batch's own pages, at CPL 3; two bytes, in every mode. */
         .p2align 4
 guest_kernel_exit:
@@ -77,7 +82,7 @@ guest_kernel_exit:
 guest_kernel_end:
 
         .code64
-        .globl  guest_kernel64, guest_kernel64_end, guest_kernel64_done
+        .globl  guest_kernel64, guest_kernel64_end, guest_kernel64_done, guest_kernel64_idle
         .macro  stub64 n
         push    $\n
         jmp     common64
@@ -113,6 +118,10 @@ guest_kernel64_done:
         out     %al, $DONE_PORT
         mov     IO_START, %rax
         mov     %rax, (%rsp)
+        iretq
+
+        .p2align 4
+guest_kernel64_idle:
         iretq
 guest_kernel64_end:
 

@@ -81,5 +81,7 @@
 /* The port that says "batch done", and the vector that leads there. */
 #define DONE_PORT   0x10
 #define DONE_VECTOR 0x81
+/* An interrupt that does nothing (guest.c injects it when it has kicked). */
+#define IDLE_VECTOR 0x82
 
 #endif
