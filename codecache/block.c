@@ -6,7 +6,7 @@
 #include "codecache/cc.h"
 #include "runtime/rt.h"
 
-#define HASH_SIZE    (1u << 16)
+#define HASH_SIZE    (1u << 19)
 #define GUEST_OFFSET 0x0fffu
 
 static uint32_t hash_of(uint64_t pc, uint64_t gpa, uint32_t key)
@@ -26,10 +26,11 @@ static void page_add(struct cc *cc, uint32_t index, uint64_t gpa, unsigned which
 }
 
 struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
-                              const struct cc_site *sites)
+                              const struct cc_site *sites, const struct cc_reloc *relocs)
 {
     if (cc->nblocks >= cc->max_blocks || cc->nsites + proto->nsites > cc->max_sites ||
-        cc->nmaps + proto->nmap > cc->max_maps)
+        cc->nmaps + proto->nmap > cc->max_maps ||
+        (relocs && cc->nrelocs + proto->nrelocs > cc->max_relocs))
         return NULL;
     uint32_t index = cc->nblocks++;
     struct cc_block *b = &cc->blocks[index];
@@ -42,6 +43,9 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
     }
     for (unsigned i = 0; i < b->nmap; i++)
         cc->maps[cc->nmaps++] = map[i];
+    b->reloc = cc->nrelocs;
+    for (unsigned i = 0; relocs && i < b->nrelocs; i++)
+        cc->relocs[cc->nrelocs++] = relocs[i];
     uint32_t *bucket = &cc->hash[hash_of(b->pc, b->gpa, b->key)];
     b->hash_next = *bucket;
     *bucket = index;
@@ -49,6 +53,7 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
     if (b->gpa2 != ~0ull)
         page_add(cc, index, b->gpa2, 1);
     b->valid = true;
+    cc_move_note(cc, b);
     cc->guest_bytes += b->len;
     cc->host_bytes += b->host_len;
     return b;
@@ -159,7 +164,9 @@ void cc_flush(struct cc *cc)
     for (unsigned i = 0; i < HASH_SIZE; i++)
         cc->hash[i] = CC_NONE;
     cc->nblocks = cc->nsites = 1;
-    cc->nmaps = 0;
+    cc->nmaps = cc->nrelocs = 0;
+    for (unsigned i = 0; i < CC_LAST; i++)
+        cc->last[i] = CC_NONE;
     cc->used = cc->start;
     cc->flushes++;
 }

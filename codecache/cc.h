@@ -50,7 +50,11 @@ struct cc_block {
     uint32_t links_in;     /* sites that jump to this block */
     uint32_t first_site, nsites;
     bool valid;
-    bool wide; /* 64-bit code: other register conventions (vcpu.h) */
+    bool movable, collided; /* has relocations; its entry check is for blocks that have collided */
+    uint32_t reloc;         /* first relocation */
+    uint16_t nrelocs;
+    uint32_t total; /* bytes of host code with the records behind it */
+    bool wide;      /* 64-bit code: other register conventions (vcpu.h) */
 };
 
 /* A direct branch in a block: patched to the target when linked, to its stub when not. */
@@ -63,6 +67,21 @@ struct cc_site {
     uint32_t next_in; /* next in the target's links_in */
 };
 
+/* A constant in a block's host code that follows from where the block is (move.c). */
+enum cc_reloc_kind {
+    CC_RELOC_PC,         /* 64 bits: a linear address in the guest's code, or relative to it */
+    CC_RELOC_MINUS_PC,   /* 64 bits: the negative of one */
+    CC_RELOC_TABLE_SLOT, /* 32 bits: displacement of a pc's entry in the jump table */
+    CC_RELOC_DELTA,      /* 32 bits: displacement of a slot's delta, behind the address */
+    CC_RELOC_SITE,       /* 32 bits: index of a site */
+    CC_RELOC_AWAY,       /* 32 bits: relative distance to code that is not the block's */
+    CC_RELOC_HOST,       /* 32 bits: offset in the region */
+};
+struct cc_reloc {
+    uint16_t at; /* offset from the block's start */
+    uint16_t kind;
+};
+
 struct cc_page {
     uint32_t blocks; /* first block with code on this page */
     uint16_t drops;  /* how often all of its blocks went because of writes beside them */
@@ -71,7 +90,13 @@ struct cc_page {
     uint8_t maps;    /* small writable mappings in views, saturating */
 };
 
-#define CC_MARKS (1u << 18) /* how many pcs are told apart, more or less */
+/* Linear addresses of code that may be moved: all constants near have 64 bits, and are canonical.
+ */
+#define CC_MOVE_FROM  0x200000000ull
+#define CC_MOVE_TO    0x7ffe00000000ull
+#define CC_LAST       (1u << 16) /* entries of the index by physical address */
+#define CC_MOVE_SITES 72         /* of a block that may be moved */
+#define CC_MARKS      (1u << 18) /* how many pcs are told apart, more or less */
 
 /* What class of memory (long_operand.c) an instruction accesses for which the first guess was
  * wrong: one, or in time several. */
@@ -86,18 +111,20 @@ struct cc {
     struct cc_block *blocks;
     struct cc_site *sites;
     struct cc_map *maps;
-    uint32_t nblocks, nsites, nmaps;
-    uint32_t max_blocks, max_sites, max_maps;
+    struct cc_reloc *relocs;
+    uint32_t nblocks, nsites, nmaps, nrelocs;
+    uint32_t max_blocks, max_sites, max_maps, max_relocs;
     uint32_t *hash;
+    uint32_t *last;        /* by physical address and key: move.c */
     struct cc_page *pages; /* by gfn */
     uint64_t max_gfn;
     uint32_t *code_2m; /* code pages in each 2 MiB of guest-physical memory */
     void **miss_table; /* every entry leads to the miss stub */
     int table_fd;
     uint8_t *miss_stub; /* what a jump table's empty entries hold */
-    /* By cc_mark(pc); reserved, mostly never touched. */
-    uint8_t *collided; /* blocks that share a table slot */
-    uint8_t *seen;     /* enum cc_seen */
+    /* By cc_mark(); reserved, mostly never touched. */
+    uint8_t *collided; /* pcs of blocks that share a table slot */
+    uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
     uint64_t flushes, invalidated, linked, unlinked;
     uint64_t guest_bytes, host_bytes; /* of all blocks ever added */
 };
@@ -141,7 +168,7 @@ static inline void cc_table_set(const struct cc *cc, void **table, const struct 
 
 /* A new block's record and arrays; NULL when an arena is full. Rows of map are copied. */
 struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
-                              const struct cc_site *sites);
+                              const struct cc_site *sites, const struct cc_reloc *relocs);
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
 /* Takes a block out of the index. */
 void cc_hash_remove(struct cc *cc, uint32_t index);
@@ -155,6 +182,15 @@ uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_
 bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context);
 /* Drops every block; jump tables must be cleared by the caller. */
 void cc_flush(struct cc *cc);
+
+/* move.c */
+
+/* A copy of a block for the same bytes at another linear address, pc; NULL: there is none, or no
+ * room. */
+struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
+/* b may be copied from now on; nothing like it any more. */
+void cc_move_note(struct cc *cc, const struct cc_block *b);
+void cc_move_forget(struct cc *cc, const struct cc_block *b);
 
 /* link.c */
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
@@ -179,12 +215,12 @@ static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {
     return cc->collided[cc_mark(pc)];
 }
-/* The instruction at pc, in block b, accesses memory of another class than its code was made for:
+/* The instruction at gpa, in block b, accesses memory of another class than its code was made for:
  * drops the block and remembers the class. */
-void cc_see(struct cc *cc, struct cc_block *b, uint64_t pc, unsigned class);
-static inline uint8_t *cc_seen(struct cc *cc, uint64_t pc)
+void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class);
+static inline uint8_t *cc_seen(struct cc *cc, uint64_t gpa)
 {
-    return &cc->seen[cc_mark(pc)];
+    return &cc->seen[cc_mark(gpa)];
 }
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
 {

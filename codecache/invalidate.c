@@ -100,9 +100,11 @@ void cc_collide(struct cc *cc, struct cc_block *b)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }
 
-void cc_see(struct cc *cc, struct cc_block *b, uint64_t pc, unsigned class)
+void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
 {
-    uint8_t *seen = cc_seen(cc, pc);
+    uint8_t *seen = cc_seen(cc, gpa);
+
+    cc_move_forget(cc, b);
 
     *seen = *seen == CC_SEEN_NOTHING ? (uint8_t)(CC_SEEN_CLASS0 + class) : CC_SEEN_MIXED;
     if (b->valid)

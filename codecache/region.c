@@ -19,7 +19,7 @@
 
 #include <errno.h>
 
-#define HASH_SIZE (1u << 16)
+#define HASH_SIZE (1u << 19) /* as in block.c */
 
 static int map_views(struct cc *cc)
 {
@@ -42,6 +42,7 @@ static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
     cc->max_blocks = (uint32_t)(size / 48);
     cc->max_sites = (uint32_t)(size / 32);
     cc->max_maps = (uint32_t)(size / 4);
+    cc->max_relocs = (uint32_t)(size / 32);
     cc->max_gfn = max_gpa >> 12;
 }
 
@@ -50,8 +51,9 @@ uint64_t cc_address_space(size_t size, uint64_t max_gpa)
     struct cc cc;
     size_arenas(&cc, size, max_gpa);
     return 2 * size + cc.max_blocks * sizeof(*cc.blocks) + cc.max_sites * sizeof(*cc.sites) +
-           cc.max_maps * sizeof(*cc.maps) + HASH_SIZE * sizeof(*cc.hash) +
-           cc.max_gfn * sizeof(*cc.pages) + cc.max_gfn / 512 * sizeof(*cc.code_2m) + CC_TABLE_SIZE;
+           cc.max_maps * sizeof(*cc.maps) + cc.max_relocs * sizeof(*cc.relocs) +
+           HASH_SIZE * sizeof(*cc.hash) + cc.max_gfn * sizeof(*cc.pages) +
+           cc.max_gfn / 512 * sizeof(*cc.code_2m) + CC_TABLE_SIZE;
 }
 
 static int reserve_arenas(struct cc *cc)
@@ -62,11 +64,13 @@ static int reserve_arenas(struct cc *cc)
     cc->hash = rt_os_reserve(HASH_SIZE * sizeof(*cc->hash));
     cc->pages = rt_os_reserve(cc->max_gfn * sizeof(*cc->pages));
     cc->code_2m = rt_os_reserve((cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    cc->relocs = rt_os_reserve(cc->max_relocs * sizeof(*cc->relocs));
+    cc->last = rt_os_reserve(CC_LAST * sizeof(*cc->last));
     cc->collided = rt_os_reserve(CC_MARKS);
     cc->seen = rt_os_reserve(CC_MARKS);
     cc->nblocks = cc->nsites = 1;
     return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
-                   cc->collided && cc->seen
+                   cc->relocs && cc->last && cc->collided && cc->seen
                ? 0
                : -ENOMEM;
 }
@@ -93,9 +97,11 @@ void cc_destroy(struct cc *cc)
     rt_os_unmap(cc->hash, HASH_SIZE * sizeof(*cc->hash));
     rt_os_unmap(cc->pages, cc->max_gfn * sizeof(*cc->pages));
     rt_os_unmap(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    rt_os_unmap(cc->relocs, cc->max_relocs * sizeof(*cc->relocs));
+    rt_os_unmap(cc->last, CC_LAST * sizeof(*cc->last));
     rt_os_unmap(cc->collided, CC_MARKS);
     rt_os_unmap(cc->seen, CC_MARKS);
-    rt_os_unmap(cc->miss_table, CC_TABLE_SIZE);
+    cc_table_free(cc->miss_table);
     rt_os_close(cc->fd);
     rt_os_close(cc->table_fd);
     cc->fd = cc->table_fd = -1;
@@ -134,12 +140,14 @@ int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
     cc->table_fd = rt_os_memfd("novt-jump-table", CC_TABLE_SIZE);
     if (cc->table_fd < 0)
         return cc->table_fd;
-    cc->miss_table = rt_os_map_shared(cc->table_fd, 0, CC_TABLE_SIZE, RT_PROT_RW);
-    if (!cc->miss_table)
+    void **entries = rt_os_map_shared(cc->table_fd, 0, CC_TABLE_SIZE, RT_PROT_RW);
+    if (!entries)
         return -ENOMEM;
     for (unsigned i = 0; i < CC_TABLE_ENTRIES; i++)
-        cc->miss_table[i] = miss_stub;
-    return rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R);
+        entries[i] = miss_stub;
+    rt_os_unmap(entries, CC_TABLE_SIZE);
+    cc->miss_table = cc_table_new(cc);
+    return cc->miss_table ? rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R) : -ENOMEM;
 }
 
 /* A table ends where 4 GiB begin in which nothing is ever mapped: 64-bit entry checks load from its

@@ -10,11 +10,12 @@
 #include "runtime/rt.h"
 #include "translator/tr.h"
 
-#define TR_MAX_INSNS 64
-#define TR_MAX_ROWS  (2 * TR_MAX_INSNS) /* string instructions have two */
-#define TR_MAX_SITES (TR_MAX_INSNS + 2)
-#define TR_MAX_TAILS (2 * TR_MAX_INSNS + 1) /* POPF has two; and the way on at the end */
-#define TR_MAX_HOST  (40 * 1024)            /* bytes that one block may need, records included */
+#define TR_MAX_INSNS  64
+#define TR_MAX_ROWS   (2 * TR_MAX_INSNS) /* string instructions have two */
+#define TR_MAX_SITES  (TR_MAX_INSNS + 2)
+#define TR_MAX_TAILS  (2 * TR_MAX_INSNS + 1) /* POPF has two; and the way on at the end */
+#define TR_MAX_RELOCS (8 * TR_MAX_INSNS)
+#define TR_MAX_HOST   (40 * 1024) /* bytes that one block may need, records included */
 
 /* Code behind the block's straight line: where its side exits lead. */
 enum tr_tail_kind { TR_TAIL_DIRECT, TR_TAIL_TABLE, TR_TAIL_CALLOUT, TR_TAIL_POPF };
@@ -55,7 +56,10 @@ struct tr_block {
     struct tr_tail tail[TR_MAX_TAILS];
     unsigned ntails;
     uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
-    struct tr_long lng;            /* 64-bit code: what is known here */
+    struct cc_reloc reloc[TR_MAX_RELOCS];
+    unsigned nrelocs;
+    bool movable;       /* all constants that follow from pc have 64 bits and are in reloc */
+    struct tr_long lng; /* 64-bit code: what is known here */
 };
 
 static inline void e1(struct tr_block *t, unsigned b)
@@ -92,10 +96,24 @@ static inline void tr_patch(const struct tr_block *t, uint8_t *field, const uint
     int32_t rel = (int32_t)(target - (tr_rx(t, field) + 4));
     __builtin_memcpy(field, &rel, 4);
 }
+/* The constant that has just been emitted, at the last size bytes, follows from where the block is.
+ */
+static inline void tr_reloc(struct tr_block *t, enum cc_reloc_kind kind, unsigned size)
+{
+    if (!t->movable)
+        return;
+    if (t->nrelocs == TR_MAX_RELOCS)
+        t->movable = false;
+    else
+        t->reloc[t->nrelocs++] =
+            (struct cc_reloc){.at = (uint16_t)(t->p - t->base - size), .kind = (uint16_t)kind};
+}
+/* To code outside the block. */
 static inline void e_jmp(struct tr_block *t, const uint8_t *target)
 {
     e1(t, 0xe9);
     e32(t, 0);
+    tr_reloc(t, CC_RELOC_AWAY, 4);
     tr_patch(t, t->p - 4, target);
 }
 

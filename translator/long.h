@@ -52,6 +52,8 @@ static inline void l_lea(struct tr_block *t, unsigned dst, unsigned base, unsign
 }
 /* The shortest load of a 64-bit constant. */
 void l_const(struct tr_block *t, unsigned reg, uint64_t value);
+/* The same for a linear address in the guest's code or relative to it (negative: minus). */
+void l_const_pc(struct tr_block *t, unsigned reg, uint64_t value, bool minus);
 /* delta of the slot that the address in from lies in, into to: 3 instructions, no flags */
 void l_delta(struct tr_block *t, unsigned to, unsigned from);
 /* The guest's rsp into reg. */

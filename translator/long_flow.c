@@ -33,6 +33,8 @@ static void note_branch(struct tr_block *t, uint32_t from)
     e4(t, 0x64, 0xc7, 0x04, 0x25);
     e32(t, STATE(branch_from));
     e32(t, from);
+    if (from)
+        tr_reloc(t, CC_RELOC_HOST, 4);
 }
 
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
@@ -45,10 +47,11 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
         tr_tail_add(t, TR_TAIL_DIRECT, t->p - 4, pc, 0);
         return;
     }
-    l_const(t, H9, pc);
+    l_const_pc(t, H9, pc, false);
     l_load(t, H11, STATE(jump_table));
     e3(t, 0x41, 0xff, 0xa3); /* jmp *slot(%r11) */
     e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
+    tr_reloc(t, CC_RELOC_TABLE_SLOT, 4);
 }
 
 /* To the pc in r9. Where it comes from is noted for the case that the pc is not canonical: then the
@@ -64,7 +67,7 @@ static void emit_indirect(struct tr_block *t)
 /* Leaves through a stub with the argument already in r10. */
 void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub)
 {
-    l_const(t, H9, pc);
+    l_const_pc(t, H9, pc, false);
     e_jmp(t, stub);
 }
 
@@ -74,7 +77,7 @@ static void entry_branch(struct tr_block *t)
     uint8_t *field;
 
     l_mov(t, H10, RT_CX);
-    l_const(t, H11, -t->rq->pc);
+    l_const_pc(t, H11, -t->rq->pc, true);
     l_lea(t, RT_CX, H9, H11, 0);
     e2(t, 0xe3, 0); /* jrcxz over */
     field = t->p;
@@ -94,7 +97,7 @@ static void difference(struct tr_block *t)
         e32(t, (uint32_t)minus);
         return;
     }
-    l_const(t, H10, minus);
+    l_const_pc(t, H10, minus, true);
     l_lea(t, H10, H9, H10, 0);
 }
 
@@ -159,7 +162,7 @@ static void push_return(struct tr_block *t, uint64_t next)
         e1(t, 0x68);
         e32(t, (uint32_t)next);
     } else {
-        l_const(t, H10, next);
+        l_const_pc(t, H10, next, false);
         e2(t, 0x41, 0x52);
     }
 }

@@ -60,6 +60,19 @@ void l_const(struct tr_block *t, unsigned reg, uint64_t value)
     }
 }
 
+void l_const_pc(struct tr_block *t, unsigned reg, uint64_t value, bool minus)
+{
+    if (!t->movable) {
+        l_const(t, reg, value);
+        return;
+    }
+    l_lose(t, reg);
+    e2(t, 0x48 | (reg >= 8), 0xb8 | (reg & 7));
+    e32(t, (uint32_t)value);
+    e32(t, (uint32_t)(value >> 32));
+    tr_reloc(t, minus ? CC_RELOC_MINUS_PC : CC_RELOC_PC, 8);
+}
+
 void l_delta(struct tr_block *t, unsigned to, unsigned from)
 {
     unsigned r = to >= 8, b = from >= 8;
@@ -146,13 +159,27 @@ static bool is_constant(const struct tr_insn *insn)
     return insn->index < 0 && (insn->base < 0 || insn->base == 16);
 }
 
+/* A constant address, or what LEA makes of it. */
+static void constant_into(struct tr_block *t, unsigned dst, unsigned i, uint64_t address)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (insn->base != 16) {
+        l_const(t, dst, address);
+        return;
+    }
+    if (insn->adsize != 64 || insn->opsize == 32)
+        t->movable = false;
+    l_const_pc(t, dst, address, false);
+}
+
 /* The guest's effective address, without segment base, into dst (H10, or LEA's destination). */
 static void effective_address(struct tr_block *t, unsigned i, unsigned dst)
 {
     const struct tr_insn *insn = &t->insn[i];
 
     if (is_constant(insn)) {
-        l_const(t, dst, constant_address(t, i));
+        constant_into(t, dst, i, constant_address(t, i));
         return;
     }
     int base = address_register(t, insn->base, H10);
@@ -227,7 +254,7 @@ static void load_class_delta(struct tr_block *t, unsigned class)
 /* What class to make instruction i's access for: guess, unless it was wrong before. */
 static unsigned class_for(const struct tr_block *t, unsigned i, unsigned guess)
 {
-    uint8_t seen = *cc_seen(t->rq->cc, tr_pc_of(t, i));
+    uint8_t seen = *cc_seen(t->rq->cc, t->rq->gpa + t->at[i]);
 
     return seen == CC_SEEN_NOTHING ? guess : seen - (unsigned)CC_SEEN_CLASS0;
 }
@@ -309,14 +336,24 @@ static bool fits_32(uint64_t value)
 }
 
 /* An address that is known: the table's delta, and a displacement where it fits. */
-static struct l_operand constant_operand(struct tr_block *t, uint64_t address)
+static struct l_operand constant_operand(struct tr_block *t, unsigned i)
 {
-    if (fits_32(address)) {
+    uint64_t address = constant_address(t, i);
+    bool moves = t->insn[i].base == 16;
+
+    if (moves && t->insn[i].adsize != 64)
+        t->movable = false;
+    if (fits_32(address) && !(moves && t->movable)) {
         delta_const(t, H10, address);
         return (struct l_operand){.base = H10, .disp = (int32_t)address};
     }
-    l_const(t, H10, address);
+    if (moves)
+        l_const_pc(t, H10, address, false);
+    else
+        l_const(t, H10, address);
     delta_const(t, H11, address);
+    if (moves)
+        tr_reloc(t, CC_RELOC_DELTA, 4);
     return (struct l_operand){.base = H10, .index = H11, .has_index = true};
 }
 
@@ -358,7 +395,7 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
         return true;
     }
     if (is_constant(insn)) {
-        *o = constant_operand(t, constant_address(t, i));
+        *o = constant_operand(t, i);
         return true;
     }
     if (!near_base(insn)) {
@@ -734,7 +771,7 @@ static bool copy_lea(struct tr_block *t, unsigned i)
         dst = H9;
     if (is_constant(insn)) {
         uint64_t address = constant_address(t, i);
-        l_const(t, dst, insn->opsize == 32 ? (uint32_t)address : address);
+        constant_into(t, dst, i, insn->opsize == 32 ? (uint32_t)address : address);
     } else {
         int base = address_register(t, insn->base, H10);
         int index = address_register(t, insn->index, H11);

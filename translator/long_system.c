@@ -86,7 +86,7 @@ bool l_swapgs(struct tr_block *t, unsigned i)
 
 bool l_syscall(struct tr_block *t, unsigned i)
 {
-    l_const(t, H11, t->rq->pc + t->at[i] + t->insn[i].len);
+    l_const_pc(t, H11, t->rq->pc + t->at[i] + t->insn[i].len, false);
     e_jmp(t, t->rq->stubs->syscall64);
     return true;
 }
@@ -95,7 +95,7 @@ bool l_sysret(struct tr_block *t, unsigned i)
 {
     if ((t->rq->key & TR_K_CPL3) || t->insn[i].opsize != 64)
         return false;
-    l_const(t, H9, tr_pc_of(t, i));
+    l_const_pc(t, H9, tr_pc_of(t, i), false);
     e_jmp(t, t->rq->stubs->sysret64);
     return true;
 }

@@ -253,6 +253,7 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     nmap = t->nmap;
     emitter *emit = is_long(t) ? long_emitters[insn->op] : emitters[insn->op];
     struct tr_long lng = t->lng;
+    unsigned nrelocs = t->nrelocs;
     if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED)
         emit = NULL;
     if (emit && (!insn->lock || insn->cls == TR_COPY) && emit(t, i)) {
@@ -265,6 +266,7 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     t->ntails = ntails;
     t->nsites = nsites;
     t->lng = lng;
+    t->nrelocs = nrelocs;
     emit_callout(t, i);
     return true;
 }
@@ -284,6 +286,7 @@ static void emit_direct_stub(struct tr_block *t, struct tr_tail *tail)
     t->site[tail->site].stub = (uint32_t)(t->p - t->rq->cc->rw);
     if (is_long(t)) {
         l_const(t, H10, site);
+        tr_reloc(t, CC_RELOC_SITE, 4);
         l_leave_to(t, tail->pc, t->rq->stubs->direct64);
     } else {
         e_mov_r8d(t, (uint32_t)tail->pc);
@@ -327,12 +330,20 @@ static void emit_records(struct tr_block *t)
     }
 }
 
+/* Position-independent code, as far as its address tells. Not where an address next to it may have
+ * another form or class. */
+static bool may_be_moved(const struct tr_block *t)
+{
+    return is_long(t) && t->rq->pc >= CC_MOVE_FROM && t->rq->pc < CC_MOVE_TO && !t->crossing;
+}
+
 static void emit_block(struct tr_block *t, struct cc_block *proto)
 {
     bool left = false;
 
     if (is_long(t))
         l_begin(t);
+    t->movable = may_be_moved(t);
     emit_entry(t);
     proto->direct = (uint16_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
@@ -350,6 +361,10 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
         emit_tail(t, &t->tail[i]);
     proto->host_len = (uint32_t)(t->p - t->base);
     emit_records(t);
+    proto->total = (uint32_t)(t->p - t->base);
+    proto->movable = t->movable;
+    proto->nrelocs = (uint16_t)t->nrelocs;
+    proto->collided = cc_collided(t->rq->cc, t->rq->pc);
 }
 
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block)
@@ -377,7 +392,7 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
     proto.nsites = t.nsites;
     if (t.crossing)
         proto.gpa2 = request->gpa2;
-    *block = cc_block_add(request->cc, &proto, t.map, t.site);
+    *block = cc_block_add(request->cc, &proto, t.map, t.site, t.reloc);
     if (!*block) {
         cc_abort(request->cc);
         return TR_FULL;

@@ -410,6 +410,11 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
         cc_invalidate(cc, b->gpa, 1);
         b = NULL;
     }
+    if (!b && (v->key & TR_K_LONG)) {
+        b = cc_move(cc, v->cpu->rip, walk.gpa, v->key);
+        if (b)
+            mon_count(v, MON_STAT_blocks_moved);
+    }
     if (!b) {
         rt_fpu_park(v->cpu);
         uint64_t flushes = cc->flushes;
@@ -544,14 +549,14 @@ static void after_check(struct mon_vcpu *v)
 {
     uint64_t address = touch_operands(v);
     struct cc_block *b = cc_find(&v->vm->cc, v->cpu->fault.pc);
-    struct mon_walk walk;
+    struct mon_walk walk, code;
 
-    if (!b || !mon_walk_peek(v, address, &walk) ||
+    if (!b || !mon_walk_peek(v, address, &walk) || !mon_walk_peek(v, v->cpu->rip, &code) ||
         ((address >> 46 & 3) == v->check_class && mon_view_at_home(v, address)))
         return;
-    cc_see(&v->vm->cc, b, v->cpu->rip,
+    cc_see(&v->vm->cc, b, code.gpa,
            mon_view_at_home(v, address) ? (unsigned)(address >> 46) & 3 : v->check_class);
-    if (*cc_seen(&v->vm->cc, v->cpu->rip) == CC_SEEN_MIXED)
+    if (*cc_seen(&v->vm->cc, code.gpa) == CC_SEEN_MIXED)
         mon_count(v, MON_STAT_sites_mixed);
 }
 

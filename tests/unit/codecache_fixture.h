@@ -61,7 +61,7 @@ static inline struct cc_block *add_block_at(uint64_t pc, uint64_t gpa, uint64_t 
                              .insns = 3,
                              .nmap = 3,
                              .nsites = sites};
-    struct cc_block *b = cc_block_add(&cc, &proto, map, site);
+    struct cc_block *b = cc_block_add(&cc, &proto, map, site, NULL);
     if (b)
         cc_commit(&cc, BLOCK_HOST);
     else
