@@ -9,5 +9,7 @@ const char guest_name[] = "null";
 
 void guest_main(void)
 {
-    EQ(guest_name[0], 'n');
+    IN();
+    RUN("nop"); /* some loaders refuse an image with an empty section */
+    EQ(out.vector, DONE);
 }
