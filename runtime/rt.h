@@ -52,6 +52,9 @@ int rt_os_append_open(const char *path);
 int rt_os_append(int fd, const char *buf, size_t len);
 int rt_os_pid(void);
 
+/* The constants in a zeroed register file. */
+void rt_cpu_init(struct rt_cpu *cpu);
+
 /* The distance from the thread pointer (%fs:0) to rt_cpu: the same in every thread. */
 intptr_t rt_cpu_offset(void);
 

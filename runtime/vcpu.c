@@ -27,3 +27,14 @@ intptr_t rt_cpu_offset(void)
     __asm__("" : "+r"(self));
     return self - (const char *)__builtin_thread_pointer();
 }
+
+void rt_cpu_init(struct rt_cpu *cpu)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        bool low = !(i & 1);
+        cpu->gather_add[i] = 1u << 27;
+        cpu->gather_and[i] = ~0u << 28;
+        cpu->gather_add[8 + i] = low ? 1u << 27 : 0;
+        cpu->gather_and[8 + i] = low ? ~0u << 28 : ~0u;
+    }
+}

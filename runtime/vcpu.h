@@ -109,6 +109,10 @@ struct rt_cpu {
     uint64_t lstar, flags_kept; /* IA32_LSTAR, the complement of IA32_FMASK */
     uint64_t kernel_gs;         /* IA32_KERNEL_GS_BASE */
     struct rt_fault fault;
+    /* For gathers (long_gather.c): room for a vector register, and constants for 32- and 64-bit
+     * indices. */
+    uint8_t vector[64];
+    uint32_t gather_add[16], gather_and[16], gather_zero[8];
     void *xsave;                      /* parked vector state, 64-byte aligned */
     void *owner;                      /* struct mon_vcpu; NULL when no vCPU runs on this thread */
     void *gs_loaded;                  /* the host's GS base now */

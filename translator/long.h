@@ -76,7 +76,13 @@ bool l_load_rm(struct tr_block *t, unsigned i);
 void l_access(struct tr_block *t, unsigned opcode, unsigned reg, const struct l_operand *o,
               bool rex_w);
 
+/* Whether i's operand is a register with a small displacement (and for gathers vector indices), and
+ * that register with its delta. */
+bool l_near(const struct tr_block *t, unsigned i);
+struct l_operand l_near_operand(struct tr_block *t, unsigned i);
+
 bool l_copy(struct tr_block *t, unsigned i);
+bool l_gather(struct tr_block *t, unsigned i);
 bool l_push(struct tr_block *t, unsigned i);
 bool l_pop(struct tr_block *t, unsigned i);
 bool l_leave(struct tr_block *t, unsigned i);

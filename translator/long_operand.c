@@ -384,6 +384,20 @@ static bool near_base(const struct tr_insn *insn)
            insn->disp > -NEAR && insn->disp < NEAR;
 }
 
+bool l_near(const struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    return insn->base >= 0 && insn->base != 16 && insn->disp > -NEAR && insn->disp < NEAR;
+}
+
+struct l_operand l_near_operand(struct tr_block *t, unsigned i)
+{
+    if (t->insn[i].base == (int)RSP)
+        return (struct l_operand){.base = RSP, .disp = (int32_t)t->insn[i].disp};
+    return near_operand(t, i);
+}
+
 bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
 {
     const struct tr_insn *insn = &t->insn[i];
@@ -400,10 +414,8 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
     }
     if (!near_base(insn)) {
         *o = sum_operand(t, i);
-    } else if (insn->base == (int)RSP) {
-        *o = (struct l_operand){.base = RSP, .disp = (int32_t)insn->disp};
     } else {
-        *o = near_operand(t, i);
+        *o = l_near_operand(t, i);
     }
     return true;
 }
@@ -860,6 +872,8 @@ bool l_copy(struct tr_block *t, unsigned i)
     struct swap s = {.n = 0};
     struct l_operand o;
 
+    if (insn->vsib)
+        return l_gather(t, i);
     if (insn->has_mem && insn->agen_only)
         return copy_lea(t, i);
     if (!insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&

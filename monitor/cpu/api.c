@@ -409,6 +409,7 @@ int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out
     v->vm = vm;
     v->id = id;
     v->cpu = &v->saved;
+    rt_cpu_init(v->cpu);
     v->saved.xsave = rt_os_reserve(4096);
     if (!v->saved.xsave || rt_fpu_size() > 4096)
         return fail(vm, NOVT_E_NOMEM, "out of memory for vector state");
