@@ -187,8 +187,11 @@ struct mon_vcpu {
     unsigned check_class; /* AFTER_CHECK: what the check was for */
     uint32_t key;         /* enum tr_key of the current mode */
     uint32_t side_key[2]; /* of rt_cpu.side */
-    void *table;          /* jump table of the current view */
-    int tid;              /* of the thread that runs it, 0 when none */
+    /* A program's page fault, whose page is filled in when the kernel goes back to it. */
+    bool refill, refill_write;
+    uint64_t refill_gla;
+    void *table; /* jump table of the current view */
+    int tid;     /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
     struct mon_native *native;        /* native.c */
     struct mon_verify *verify;        /* verify.c; NULL without NOVT_F_VERIFY */

@@ -154,6 +154,21 @@ static void mode_update(struct mon_vcpu *v)
     v->table = v->cpu->jump_table;
     if (v->key & TR_K_LONG)
         prepare_sides(v);
+    if (v->refill && v->cpu->cpl == 3) {
+        v->refill = false;
+        mon_view_prefill(v, v->refill_gla, v->refill_write);
+    }
+}
+
+/* The kernel will most likely make the page present and go back to the access: then it is filled in
+ * on the way, which saves a second host fault. */
+static void note_page_fault(struct mon_vcpu *v)
+{
+    if (v->exc.vector != MON_PF || v->cpu->cpl != 3)
+        return;
+    v->refill = true;
+    v->refill_write = v->exc.error & 2;
+    v->refill_gla = v->exc.cr2;
 }
 
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
@@ -831,6 +846,7 @@ int mon_run(struct mon_vcpu *v)
     while (rc != MON_EXIT && !v->host_failure) {
         if (rc == MON_FAULT) {
             mon_count(v, MON_STAT_exceptions);
+            note_page_fault(v);
             rc = mon_exception_deliver(v);
             continue;
         }

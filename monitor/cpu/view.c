@@ -1401,6 +1401,19 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     return done ? MON_FILL_DONE : MON_FILL_STEP;
 }
 
+void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write)
+{
+    struct mon_walk walk;
+
+    if (!(v->cr0 & MON_CR0_PG) || !mon_walk_peek(v, gla, &walk) || !walk.user ||
+        !(walk.entry[walk.levels - 1] & PTE_A) || (write && !(walk.writable && walk.dirty)))
+        return;
+    if (v->key & TR_K_LONG)
+        mon_view_touch(v, gla);
+    if (view_at(v->views->current, hi_of(gla)))
+        mon_view_fill(v, gla, write);
+}
+
 /* ---- code ---- */
 
 static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,

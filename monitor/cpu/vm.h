@@ -86,6 +86,9 @@ uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
 /* A page fault of translated code at linear address gla (signal context). */
 enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
+/* Fills the page at gla without a fault, if the guest's tables now allow the access and have the
+ * accessed and dirty bits that it would set. */
+void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write);
 /* Puts block b, fetched through walk (and walk2 if it crosses into the next page), into the current
  * jump table, to be dropped when the mapping changes. */
 void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const struct mon_walk *walk,
