@@ -56,6 +56,7 @@
 #define MAX_VIEWS   224
 #define SPACE_VIEWS 30 /* of one space */
 #define DELTAS_SIZE (65536 * sizeof(uint64_t))
+#define MAX_PENDING 64
 #define MAX_LOCAL   1024 /* supervisor jump-table entries from pages that are not global */
 #define RUN_MAX     512  /* pages mapped by one small fill */
 #define NO_ROOT     (~0ull)
@@ -130,7 +131,11 @@ struct mon_view_set {
     uint64_t local[MAX_LOCAL];
     uint64_t super_exec[(1u << 20) / 64];  /* linear pages with entries in super_table */
     uint64_t super_cross[(1u << 20) / 64]; /* as PF_CROSS */
-    uint64_t config;                       /* paging control bits that mappings depend on */
+    /* INVLPG of a program's pages by its kernel, due before the program runs again. */
+    struct space *pending_space;
+    uint32_t npending;
+    uint64_t pending[MAX_PENDING];
+    uint64_t config; /* paging control bits that mappings depend on */
     uint64_t clock;
     uint32_t maps;
     uint32_t placements; /* spreads the spaces' homes over the host's addresses */
@@ -842,8 +847,17 @@ static uint16_t pcid_of(const struct mon_vcpu *v)
     return v->cr4 & MON_CR4_PCIDE ? v->cr3 & 0xfff : 0;
 }
 
+static void invlpg_pending(struct mon_vcpu *v);
+
+static bool has_pending(const struct mon_view_set *set, const struct space *space)
+{
+    return set->npending && set->pending_space == space;
+}
+
 static void make_fresh(struct mon_vcpu *v, struct space *space)
 {
+    if (has_pending(v->views, space))
+        invlpg_pending(v);
     if (space->pcid != pcid_of(v))
         make_stale(space, STALE_LOCAL);
     space->pcid = pcid_of(v);
@@ -879,13 +893,15 @@ static struct space *fresh_space(const struct mon_vcpu *v, enum view_class cls)
     struct space *space = v->views->last[cls];
 
     if (space && space->used && space->root == root_of(v) && space->cls == cls &&
-        space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas)
+        space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas &&
+        !has_pending(v->views, space))
         return space;
     for (unsigned i = 0; i < MAX_SPACES; i++) {
         space = &v->views->space[i];
         if (space->used && space->root == root_of(v) && space->cls == cls)
-            return space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas ? space
-                                                                                       : NULL;
+            return has_pending(v->views, space)                                          ? NULL
+                   : space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas ? space
+                                                                                         : NULL;
     }
     return NULL;
 }
@@ -1037,6 +1053,64 @@ static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
     mend(v, view);
 }
 
+/* Runs of pages that the guest has invalidated one by one are unmapped together. */
+static void invlpg_pending(struct mon_vcpu *v)
+{
+    struct mon_view_set *set = v->views;
+    struct view *run_view = NULL;
+    uint64_t start = 0;
+    unsigned run = 0;
+
+    for (uint32_t i = 0; i < set->npending; i++) {
+        uint64_t gla = set->pending[i] & ~4095ull;
+        struct view *view = view_at(set->pending_space, hi_of(gla));
+        if (!view)
+            continue;
+        rebase(v, view);
+        unsigned slot = (unsigned)((gla & 0xffffffffu) >> view->shift);
+        const struct leaf *leaf = view->leaf[slot];
+        unsigned page = (unsigned)(gla >> 12) & (slot_pages(view) - 1);
+        bool follows = run && view == run_view && gla == start + ((uint64_t)run << 12) && page;
+        if (run && !follows) {
+            unmap_pages(v, run_view, (uint32_t)start, run);
+            run = 0;
+        }
+        if (!leaf || leaf->table_gpa == NO_ROOT || view->pde_gpa[slot] == NO_ROOT ||
+            read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
+            if (run)
+                unmap_pages(v, run_view, (uint32_t)start, run);
+            run = 0;
+            invlpg_in(v, view, gla);
+        } else if (leaf->flags[page] &&
+                   read_entry(v, view, leaf->table_gpa + page * (view->shift == 21 ? 8u : 4u)) !=
+                       leaf_pte(view, leaf, page)) {
+            start = run ? start : gla;
+            run_view = view;
+            run++;
+        } else if (run) {
+            unmap_pages(v, run_view, (uint32_t)start, run);
+            run = 0;
+        }
+    }
+    if (run)
+        unmap_pages(v, run_view, (uint32_t)start, run);
+    set->npending = 0;
+}
+
+/* A program's space is not in use while its kernel runs: its pages can wait. */
+static void invlpg_later(struct mon_vcpu *v, struct space *space, uint64_t gla)
+{
+    struct mon_view_set *set = v->views;
+
+    v->cpu->sides_ok = 0;
+    if (set->npending == MAX_PENDING || (set->npending && set->pending_space != space)) {
+        make_stale(space, STALE_ALL);
+        return;
+    }
+    set->pending_space = space;
+    set->pending[set->npending++] = gla;
+}
+
 /* In all spaces: their mappings may be of global pages, or of the same root for another privilege
  * class. */
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
@@ -1053,6 +1127,10 @@ void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla)
         struct view *view = space->used ? view_at(space, hi_of(gla)) : NULL;
         if (!view)
             continue;
+        if (space->cls == VIEW_USER && space != set->current && space->root == root_of(v)) {
+            invlpg_later(v, space, gla);
+            continue;
+        }
         if (space->root == root_of(v))
             rebase(v, view);
         invlpg_in(v, view, gla);
