@@ -115,6 +115,11 @@ static void time_passes(void)
         mon_pic_acknowledge(&pc.pic);
 }
 
+static void take_nmi(void *opaque)
+{
+    (void)opaque;
+}
+
 static bool start(void)
 {
     struct mon_pc_config config = {
@@ -123,6 +128,10 @@ static bool start(void)
         .line = {send, receive, NULL},
         .ram_below_4g = 512u << 20,
         .debug_exit_port = 0xf4,
+        .tsc = {clock_now, NULL},
+        .tsc_khz = 1000000, /* clock_now() counts nanoseconds */
+        .apic_khz = 25000,
+        .nmi = take_nmi,
     };
     if (!mon_pc_init(&pc, &config))
         return false;
