@@ -765,6 +765,67 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
     }
 }
 
+/* ---- adding a constant to rsp ----
+ *
+ * rsp_delta stays right only near the slot that it was made for, and a loop that does nothing but
+ * add would get anywhere. So an access at the new address must come before the block is left, to
+ * meet a guard if there is one: one of the guest's own, or a load in front of the addition. Where
+ * that load meets no page of the guest's, the addition goes through the table from then on (run.c).
+ */
+
+/* A guest instruction that always accesses memory at rsp plus something small, or leaves to C. */
+static bool touches_stack(const struct tr_insn *insn)
+{
+    switch (insn->op) {
+    case TR_OP_push:
+    case TR_OP_pop:
+    case TR_OP_call_rel:
+    case TR_OP_call_ind:
+    case TR_OP_ret:
+        return true;
+    case TR_OP_copy: /* plain arithmetic and MOV: not what a mask may keep from happening */
+        return insn->has_mem && !insn->agen_only && insn->encoding == TR_ENC_LEGACY &&
+               insn->map == 0 &&
+               (insn->opcode < 0x40 || (insn->opcode >= 0x80 && insn->opcode < 0x8c)) &&
+               insn->base == (int)RSP && insn->seg == TR_SS && near_base(insn);
+    default:
+        return false;
+    }
+}
+
+static bool touched_before_the_end(const struct tr_block *t, unsigned i)
+{
+    while (++i < t->ninsns) {
+        if (touches_stack(&t->insn[i]))
+            return true;
+        if (t->insn[i].cls == TR_BRANCH)
+            return false;
+    }
+    return false;
+}
+
+/* movzbl %ds:disp(%rsp), %r9d: by the prefix it differs from a guest's own instruction */
+static const uint8_t probe[] = {0x3e, 0x44, 0x0f, 0xb6, 0x8c, 0x24};
+
+bool tr_is_probe(const uint8_t *hpc)
+{
+    return !__builtin_memcmp(hpc, probe, sizeof(probe));
+}
+
+/* Whether instruction i may add disp to the host's rsp; with a load in front if need be. */
+static bool may_move_rsp(struct tr_block *t, unsigned i, int64_t disp)
+{
+    if (disp > 1 << 28 || disp < -(1 << 28) ||
+        *cc_seen(t->rq->cc, t->rq->gpa + t->at[i]) != CC_SEEN_NOTHING)
+        return false;
+    if (disp > -NEAR && disp < NEAR && touched_before_the_end(t, i))
+        return true;
+    e4(t, probe[0], probe[1], probe[2], probe[3]);
+    e2(t, probe[4], probe[5]);
+    e32(t, (uint32_t)disp);
+    return true;
+}
+
 static bool copy_lea(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
@@ -775,7 +836,7 @@ static bool copy_lea(struct tr_block *t, unsigned i)
     if (insn->opsize == 16 || insn->adsize == 16)
         return false;
     if (dst == RSP && insn->base == (int)RSP && insn->index < 0 && insn->opsize == 64 &&
-        insn->adsize == 64) {
+        insn->adsize == 64 && may_move_rsp(t, i, insn->disp)) {
         emit_lea(t, RSP, RSP, -1, 1, (int32_t)insn->disp, true);
         return true;
     }
@@ -805,7 +866,8 @@ static bool copy_rsp_add(struct tr_block *t, unsigned i)
 
     if (insn->encoding != TR_ENC_LEGACY || insn->map || insn->mod != 3 || insn->rm != RSP ||
         !(insn->rex & 8) || (insn->opcode != 0x83 && insn->opcode != 0x81) ||
-        (extension != 0 && extension != 5) || insn->imm > (1 << 28) || insn->imm < -(1 << 28))
+        (extension != 0 && extension != 5) ||
+        !may_move_rsp(t, i, extension ? -insn->imm : insn->imm))
         return false;
     l_rsp_get(t, H9);
     e3(t, 0x49, insn->opcode, 0xc1 | extension << 3);

@@ -182,6 +182,10 @@ enum tr_result {
 /* Whether the host instruction at hpc is a check of an address, and of which class. */
 bool tr_is_check(const uint8_t *hpc, unsigned *class);
 
+/* Whether it is the load in front of an addition to rsp, which stands for no access of the guest's.
+ */
+bool tr_is_probe(const uint8_t *hpc);
+
 /* Makes a block. Several threads may translate into different caches. */
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block);
 

@@ -592,6 +592,20 @@ static bool entry_collision(struct mon_vcpu *v, struct rt_context *context)
     return true;
 }
 
+/* An addition to rsp would lead to where the guest has no page, which is no fault of the guest's:
+ * the slow path adds, and the instruction is translated again, to look its slot up. */
+static void after_probe(struct mon_vcpu *v, const struct rt_context *context)
+{
+    struct cc *cc = &v->vm->cc;
+    struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
+    enum cc_recipe recipe;
+
+    v->after_fault = AFTER_STEP;
+    if (b)
+        cc_see(cc, b, b->gpa + cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe) - b->pc,
+               0);
+}
+
 static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
 {
     struct mon_vcpu *v = cpu->owner;
@@ -619,6 +633,8 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
     } else {
         mon_count(v, MON_STAT_fault_other);
     }
+    if (tr_is_probe(fault->pc))
+        after_probe(v, context);
     RT_ASSERT(cc_recover(&v->vm->cc, cpu, context));
     return RT_FAULT_LEAVE;
 }

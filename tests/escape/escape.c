@@ -179,6 +179,11 @@ int main(int argc, char **argv)
     }
     if (pthread_create(&thread, NULL, ticker, NULL))
         return 1;
+    if (only_kind < 0 && only_mode < 0) {
+        unsigned bad = drift_test(&machine);
+        failed += bad;
+        passed += DRIFT_ROWS - bad;
+    }
     all_rows();
     growth();
     over = true;

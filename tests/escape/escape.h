@@ -76,6 +76,10 @@ const char *kind_name(enum kind kind);
 void generate(struct machine *m, enum kind kind, uint64_t number);
 uint64_t next_random(uint64_t *seed);
 
+/* drift.c: prints its DRIFT_ROWS rows; returns how many failed. */
+#define DRIFT_ROWS 4u
+unsigned drift_test(struct machine *m);
+
 /* watch.c: whether anything got out. Each prints what is wrong and returns false. */
 bool watch_start(void);
 bool watch_canaries(void);

@@ -1,7 +1,7 @@
 # escape.mk - guests that try to get out: build/tests/escape/escape, devices and fuzz.elf.
 
 ESCAPE := $(B)/tests/escape
-ESCAPE_OBJS := $(patsubst %,$(ESCAPE)/%.o,escape machine generate watch)
+ESCAPE_OBJS := $(patsubst %,$(ESCAPE)/%.o,escape machine generate watch drift)
 # The command's sources once more, with sanitizers.
 ESCAPE_SAN := -O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all
 ESCAPE_DEVICES := $(patsubst %.c,$(ESCAPE)/san/%.o,tests/escape/devices.c \
