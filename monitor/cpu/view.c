@@ -110,6 +110,7 @@ struct space {
     uint16_t pcid; /* whose translations its mappings are */
     uint8_t cls;   /* enum view_class */
     uint8_t nviews;
+    uint8_t parted; /* which view goes when another is needed */
     uint64_t root, stamp;
     void **table; /* jump table; user spaces only */
     uint32_t table_key;
@@ -636,6 +637,12 @@ static void take_window(struct mon_vcpu *v, struct space *space, struct view *vi
     RT_ASSERT(view->window);
 }
 
+/* In turn, and never the two that came last: an instruction may need both. */
+static struct view *view_to_part_with(struct space *space)
+{
+    return space->view[space->parted++ % (space->nviews - 2u)];
+}
+
 static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t hi)
 {
     struct view *view = view_at(space, hi);
@@ -643,7 +650,7 @@ static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t h
     if (view)
         return view;
     if (space->nviews == SPACE_VIEWS)
-        detach_view(v, space->view[0]);
+        detach_view(v, view_to_part_with(space));
     view = take_view(v);
     view->hi = hi;
     view->shift = uses_pae(v) ? 21 : 22;
@@ -655,11 +662,18 @@ static struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t h
     return view;
 }
 
+/* Views where nothing is left go: with address space layout randomization each process has its own.
+ */
 static void revalidate_space(struct mon_vcpu *v, struct space *space, bool global)
 {
-    for (unsigned i = 0; i < space->nviews; i++) {
-        rebase(v, space->view[i]);
-        revalidate(v, space->view[i], global);
+    for (unsigned i = 0; i < space->nviews;) {
+        struct view *view = space->view[i];
+        rebase(v, view);
+        revalidate(v, view, global);
+        if (view->nused || !space->deltas)
+            i++;
+        else
+            detach_view(v, view);
     }
 }
 
