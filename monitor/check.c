@@ -17,7 +17,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
-#include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
@@ -175,26 +174,19 @@ static struct verdict check_file_size(const struct novt_config *engine, uint64_t
 static struct verdict check_descriptors(const struct novt_config *engine, uint64_t memory)
 {
     struct verdict v = {0};
-    sigset_t none;
     (void)engine;
     (void)memory;
-    sigemptyset(&none);
     int timer = timerfd_create(CLOCK_MONOTONIC, TFD_CLOEXEC);
-    int event = eventfd(0, EFD_CLOEXEC), signals = signalfd(-1, &none, SFD_CLOEXEC);
+    int event = eventfd(0, EFD_CLOEXEC);
     int error = errno;
     if (timer >= 0)
         close(timer);
     if (event >= 0)
         close(event);
-    if (signals >= 0)
-        close(signals);
-    if (timer >= 0 && event >= 0 && signals >= 0)
-        return say(v, NOVT_HOST_OK, "timerfd, eventfd, signalfd");
+    if (timer >= 0 && event >= 0)
+        return say(v, NOVT_HOST_OK, "timerfd, eventfd");
     return say(v, NOVT_HOST_MISSING, "cannot create %s: %s; raise `ulimit -n`",
-               timer < 0   ? "a timer"
-               : event < 0 ? "an event descriptor"
-                           : "a signal descriptor",
-               strerror(error));
+               timer < 0 ? "a timer" : "an event descriptor", strerror(error));
 }
 
 static struct verdict check_sandbox(const struct novt_config *engine, uint64_t memory)
@@ -217,7 +209,7 @@ static const struct {
     {"guest_address_space", true, check_address_space},
     {"guest_memory", true, check_memory},
     {"file_size", true, check_file_size},
-    {"timers_and_signals", false, check_descriptors},
+    {"timers_and_events", false, check_descriptors},
     {"sandbox", false, check_sandbox},
 };
 #define CHECKS (sizeof(checks) / sizeof(checks[0]))

@@ -1,7 +1,8 @@
 /* events.c - the I/O thread: timer, signals, standard input and output; see machine.h.
  *
- * Signals are blocked in every thread and read from a descriptor here, so nothing but the fatal
- * ones runs in signal context; those only give the terminal back.
+ * Signals are blocked in every thread but this one while it waits; their handler only notes them.
+ * (A signalfd would wake this thread for every SIGSEGV that translated code takes.) Besides, the
+ * fatal ones run in signal context: they only give the terminal back.
  *
  *     SIGHUP, SIGINT, SIGQUIT, SIGTERM   end the run with status 128 + n
  *     SIGUSR1                            prints the statistics
@@ -13,11 +14,10 @@
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
-#include <sys/signalfd.h>
 #include <sys/timerfd.h>
 #include <unistd.h>
 
-enum { FD_TIMER, FD_SIGNAL, FD_WAKE, FD_IN, FD_OUT, FD_COUNT };
+enum { FD_TIMER, FD_WAKE, FD_IN, FD_OUT, FD_COUNT };
 
 static void set_timer(struct mon_machine *m, uint64_t deadline)
 {
@@ -69,13 +69,19 @@ static void print_stats(struct mon_machine *m)
     mon_machine_print_stats(m, m->config->stats ? m->config->stats : stderr);
 }
 
-static void handle_signal(struct mon_machine *m)
-{
-    struct signalfd_siginfo info;
-    if (read(m->signal_fd, &info, sizeof(info)) != sizeof(info))
-        return;
+static const int taken[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGTSTP, SIGCONT};
 
-    switch (info.ssi_signo) {
+static unsigned arrived; /* signals, a bit each; one process has one terminal and one such set */
+
+/* In signal context: on the I/O thread, while it waits in ppoll(). */
+static void note_signal(int number)
+{
+    __atomic_fetch_or(&arrived, 1u << number, __ATOMIC_RELAXED);
+}
+
+static void handle_signal(struct mon_machine *m, int number)
+{
+    switch (number) {
     case SIGUSR1:
         print_stats(m);
         break;
@@ -87,9 +93,18 @@ static void handle_signal(struct mon_machine *m)
         mon_console_raw(&m->console);
         break;
     default:
-        mon_machine_stop(m, 128 + (int)info.ssi_signo, "ended by signal %u (%s)", info.ssi_signo,
-                         strsignal((int)info.ssi_signo));
+        mon_machine_stop(m, 128 + number, "ended by signal %d (%s)", number, strsignal(number));
         break;
+    }
+}
+
+static void handle_signals(struct mon_machine *m)
+{
+    unsigned now = __atomic_exchange_n(&arrived, 0, __ATOMIC_RELAXED);
+
+    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+        if (now & 1u << taken[i])
+            handle_signal(m, taken[i]);
     }
 }
 
@@ -129,8 +144,6 @@ static void handle_events(struct mon_machine *m, const struct pollfd *fd)
     }
     if (fd[FD_WAKE].revents)
         clear_counter(m->wake_fd);
-    if (fd[FD_SIGNAL].revents)
-        handle_signal(m);
     if (fd[FD_IN].revents)
         handle_input(m);
     if (fd[FD_OUT].revents && mon_console_flush(&m->console))
@@ -145,7 +158,6 @@ static void choose_descriptors(struct mon_machine *m, struct pollfd fd[FD_COUNT]
     m->polls_in = mon_console_wants_input(&m->console);
     m->polls_out = mon_console_wants_output(&m->console);
     fd[FD_TIMER] = (struct pollfd){.fd = m->timer_fd, .events = POLLIN};
-    fd[FD_SIGNAL] = (struct pollfd){.fd = m->signal_fd, .events = POLLIN};
     fd[FD_WAKE] = (struct pollfd){.fd = m->wake_fd, .events = POLLIN};
     fd[FD_IN] = (struct pollfd){.fd = m->polls_in ? m->console.in_fd : -1, .events = POLLIN};
     fd[FD_OUT] = (struct pollfd){.fd = m->polls_out ? m->console.out_fd : -1, .events = POLLOUT};
@@ -155,13 +167,18 @@ static void *io_thread(void *machine)
 {
     struct mon_machine *m = machine;
     struct pollfd fd[FD_COUNT];
+    sigset_t none;
 
+    pthread_sigmask(SIG_SETMASK, NULL, &none);
+    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
+        sigdelset(&none, taken[i]);
     pthread_mutex_lock(&m->lock);
     while (!m->stopped) {
         choose_descriptors(m, fd);
         pthread_mutex_unlock(&m->lock);
-        int ready = poll(fd, FD_COUNT, -1);
+        int ready = ppoll(fd, FD_COUNT, NULL, &none);
         pthread_mutex_lock(&m->lock);
+        handle_signals(m);
         if (ready > 0) {
             handle_events(m, fd);
             notify_vcpu(m);
@@ -194,31 +211,32 @@ static void catch_fatal_signals(void)
     signal(SIGXFSZ, SIG_IGN); /* a write beyond `ulimit -f` is an error of that write */
 }
 
-int mon_events_take_signals(struct mon_machine *m, struct mon_error *err)
+void mon_events_take_signals(struct mon_machine *m)
 {
-    static const int taken[] = {SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGTSTP, SIGCONT};
-    struct sigaction old;
+    struct sigaction old, action = {.sa_handler = note_signal, .sa_flags = SA_RESTART};
 
     catch_fatal_signals();
     sigemptyset(&m->signals);
-    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++)
+    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
         if (sigaction(taken[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
             sigaddset(&m->signals, taken[i]); /* what nohup(1) ignores stays ignored */
+    }
     pthread_sigmask(SIG_BLOCK, &m->signals, NULL);
-    m->signal_fd = signalfd(-1, &m->signals, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (m->signal_fd < 0)
-        return mon_error_set(err, MON_E_HOST, "cannot take signals: %s; raise `ulimit -n`",
-                             strerror(errno));
-    return MON_OK;
+    action.sa_mask = m->signals;
+    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+        if (sigismember(&m->signals, taken[i]))
+            sigaction(taken[i], &action, NULL);
+    }
 }
 
 void mon_events_give_back_signals(struct mon_machine *m)
 {
-    if (m->signal_fd < 0)
-        return;
-    close(m->signal_fd);
-    m->signal_fd = -1;
+    for (unsigned i = 0; i < sizeof(taken) / sizeof(taken[0]); i++) {
+        if (sigismember(&m->signals, taken[i]))
+            signal(taken[i], SIG_DFL);
+    }
     pthread_sigmask(SIG_UNBLOCK, &m->signals, NULL);
+    sigemptyset(&m->signals);
 }
 
 int mon_events_start(struct mon_machine *m, struct mon_error *err)

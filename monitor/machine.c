@@ -563,13 +563,12 @@ int mon_machine_run(const struct mon_machine_config *config, struct mon_error *e
     if (!m)
         return mon_error_set(err, MON_E_MEMORY, "no host memory for the machine");
     m->config = config;
-    m->ram.fd = m->timer_fd = m->signal_fd = m->wake_fd = -1;
+    m->ram.fd = m->timer_fd = m->wake_fd = -1;
     m->armed = MON_NEVER;
     init_lock(m);
 
-    int status = mon_events_take_signals(m, err);
-    if (!status)
-        status = build(m, err);
+    mon_events_take_signals(m);
+    int status = build(m, err);
     if (!status)
         status = mon_events_start(m, err);
     if (!status) {

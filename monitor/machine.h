@@ -46,8 +46,8 @@ struct mon_machine {
     struct novt_vcpu *vcpu;
     struct novt_run *run;
     uint64_t epoch; /* CLOCK_MONOTONIC, in ns, at the machine's time 0 */
-    int timer_fd, signal_fd, wake_fd;
-    sigset_t signals; /* those that signal_fd reads */
+    int timer_fd, wake_fd;
+    sigset_t signals; /* those that events.c takes */
     pthread_t io_thread;
 
     pthread_mutex_t lock;
@@ -92,7 +92,7 @@ void mon_machine_print_stats(struct mon_machine *m, FILE *to);
 
 /* events.c: the I/O thread, and the signals that end a run or ask something of it. Signals are
  * taken before the library exists, so that it passes on the fatal ones that are not its own. */
-int mon_events_take_signals(struct mon_machine *m, struct mon_error *err);
+void mon_events_take_signals(struct mon_machine *m);
 void mon_events_give_back_signals(struct mon_machine *m);
 int mon_events_start(struct mon_machine *m, struct mon_error *err);
 void mon_events_stop(struct mon_machine *m);

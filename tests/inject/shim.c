@@ -173,10 +173,6 @@ int eventfd(unsigned value, int flags)
 {
     return refused(EMFILE) ? -1 : (int)syscall(SYS_eventfd2, value, flags);
 }
-int signalfd(int fd, const sigset_t *set, int flags)
-{
-    return refused(EMFILE) ? -1 : (int)syscall(SYS_signalfd4, fd, set, 8, flags);
-}
 CACHE(fcntl);
 int fcntl(int fd, int command, ...)
 {
