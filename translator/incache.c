@@ -32,12 +32,36 @@ bool tr_cli(struct tr_block *t, unsigned i)
     return true;
 }
 
+/* STI is a block's last instruction: the next one's shadow needs C to know of it, unless IF was
+ * set already. */
+static void emit_sti_at_end(struct tr_block *t, unsigned i)
+{
+    uint8_t *field;
+
+    e3(t, 0x49, 0x89, 0xc9); /* mov %rcx, %r9 */
+    e3(t, 0x64, 0x0f, 0xb6); /* movzbl %fs:vif, %ecx */
+    e2(t, 0x0c, 0x25);
+    e32(t, STATE(vif));
+    emit_set_vif(t, 1);
+    e2(t, 0xe3, 5);          /* jrcxz shadowed */
+    e3(t, 0x4c, 0x89, 0xc9); /* mov %r9, %rcx */
+    e2(t, 0xeb, 0);          /* jmp over */
+    field = t->p;
+    e3(t, 0x4c, 0x89, 0xc9); /* shadowed: mov %r9, %rcx */
+    emit_leave_pending(t, tr_next_of(t, i), 1);
+    field[-1] = (uint8_t)(t->p - field);
+}
+
 bool tr_sti(struct tr_block *t, unsigned i)
 {
     uint8_t *field;
 
     if (!(t->rq->key & TR_K_IOPL))
         return false;
+    if (i + 1 == t->ninsns) {
+        emit_sti_at_end(t, i);
+        return true;
+    }
     emit_set_vif(t, 1);
     e3(t, 0x49, 0x89, 0xc9); /* mov %rcx, %r9 */
     e3(t, 0x64, 0x0f, 0xb6); /* movzbl %fs:irq_pending, %ecx */

@@ -350,12 +350,36 @@ bool l_cli(struct tr_block *t, unsigned i)
     return true;
 }
 
+/* STI is a block's last instruction: the next one's shadow needs C to know of it, unless IF was
+ * set already. */
+static void emit_sti_at_end(struct tr_block *t, unsigned i)
+{
+    uint8_t *shadowed, *over;
+
+    l_mov(t, H10, RT_CX);
+    load_byte(t, RT_CX, STATE(vif));
+    emit_set_vif(t, 1);
+    e2(t, 0xe3, 0); /* jrcxz shadowed */
+    shadowed = t->p;
+    l_mov(t, RT_CX, H10);
+    e2(t, 0xeb, 0); /* jmp over */
+    over = t->p;
+    shadowed[-1] = (uint8_t)(t->p - shadowed);
+    l_mov(t, RT_CX, H10);
+    leave_pending(t, next_of(t, i), 1);
+    over[-1] = (uint8_t)(t->p - over);
+}
+
 bool l_sti(struct tr_block *t, unsigned i)
 {
     uint8_t *field;
 
     if (!(t->rq->key & TR_K_IOPL))
         return false;
+    if (i + 1 == t->ninsns) {
+        emit_sti_at_end(t, i);
+        return true;
+    }
     emit_set_vif(t, 1);
     l_mov(t, H10, RT_CX);
     load_byte(t, RT_CX, STATE(irq_pending));
