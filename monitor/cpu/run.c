@@ -671,6 +671,7 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     hpc = (const uint8_t *)context->rip;
     b = cc_find(cc, hpc);
     if (b && at_repeated_string(hpc) && cc_recover(cc, cpu, context)) {
+        cpu->rflags |= context->rflags & RT_RF; /* after an iteration (SDM 3-17.3.1.1) */
         v->after_fault = AFTER_NOTHING;
         return RT_FAULT_LEAVE;
     }
@@ -818,15 +819,26 @@ static enum rt_exit enter_timed(struct mon_vcpu *v)
 #define park_for_sanitizer(cpu) ((void)(cpu))
 #endif
 
+/* Translated code has come back before its first instruction: the shadow and RF still stand. */
+static bool nothing_ran(const struct mon_vcpu *v, enum rt_exit reason, uint64_t rip, uint64_t rcx)
+{
+    if (v->cpu->rip != rip)
+        return false;
+    return reason == RT_EXIT_INDIRECT ||
+           (reason == RT_EXIT_FAULT && v->after_fault == AFTER_NOTHING &&
+            v->cpu->gpr[RT_CX] == rcx);
+}
+
 static enum mon_rc run_translated(struct mon_vcpu *v)
 {
     struct rt_cpu *cpu = v->cpu;
+    uint64_t rip = cpu->rip, rcx = cpu->gpr[RT_CX], rf = cpu->rflags & RT_RF;
+    bool shadow = v->shadow;
     enum rt_exit reason;
 
     cpu->jump_table = v->verify ? mon_verify_begin(v) : v->table;
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
-    v->shadow = false;
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
@@ -836,12 +848,18 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     if (__atomic_load_n(&v->kicked, __ATOMIC_ACQUIRE)) {
         cpu->in_cache = 0;
         flags_join(cpu);
+        cpu->rflags |= rf;
         return MON_OK;
     }
     reason = v->key & TR_K_COUNT ? enter_timed(v) : enter(v);
     park_for_sanitizer(cpu);
     cpu->jump_table = v->table; /* a kick that came late may have put the miss table there */
     flags_join(cpu);
+    v->shadow = false;
+    if ((shadow || rf) && nothing_ran(v, reason, rip, rcx)) {
+        v->shadow = shadow;
+        cpu->rflags |= rf;
+    }
     if (v->verify && mon_verify_end(v, reason) != MON_OK)
         return MON_EXIT;
     return handle_exit(v, reason);
