@@ -376,7 +376,8 @@ enum tr_decode_status tr_decode(const uint8_t *bytes, size_t avail, enum tr_mode
         return avail >= 15 ? TR_DECODE_TOO_LONG : TR_DECODE_SHORT;
     if (status == ZYDIS_STATUS_INSTRUCTION_TOO_LONG)
         return TR_DECODE_TOO_LONG;
-    if (!ZYAN_SUCCESS(status)) {
+    /* MVEX (Knights Corner) is EVEX with a bit clear that must be set, and shares its mnemonics. */
+    if (!ZYAN_SUCCESS(status) || zi.encoding == ZYDIS_INSTRUCTION_ENCODING_MVEX) {
         insn->cls = TR_REFUSED;
         insn->op = TR_OP_refused;
         return TR_DECODE_UD;

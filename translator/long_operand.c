@@ -793,12 +793,14 @@ static bool touches_stack(const struct tr_insn *insn)
     }
 }
 
-static bool touched_before_the_end(const struct tr_block *t, unsigned i)
+/* From the block's start to the first way out of it after i. One access serves a whole block,
+ * before or after the addition: what two blocks may add is far less than a guard. */
+static bool stack_is_touched(const struct tr_block *t, unsigned i)
 {
-    while (++i < t->ninsns) {
-        if (touches_stack(&t->insn[i]))
+    for (unsigned j = 0; j < t->ninsns; j++) {
+        if (touches_stack(&t->insn[j]))
             return true;
-        if (t->insn[i].cls == TR_BRANCH)
+        if (j > i && t->insn[j].cls == TR_BRANCH)
             return false;
     }
     return false;
@@ -818,7 +820,7 @@ static bool may_move_rsp(struct tr_block *t, unsigned i, int64_t disp)
     if (disp > 1 << 28 || disp < -(1 << 28) ||
         *cc_seen(t->rq->cc, t->rq->gpa + t->at[i]) != CC_SEEN_NOTHING)
         return false;
-    if (disp > -NEAR && disp < NEAR && touched_before_the_end(t, i))
+    if (disp > -NEAR && disp < NEAR && stack_is_touched(t, i))
         return true;
     e4(t, probe[0], probe[1], probe[2], probe[3]);
     e2(t, probe[4], probe[5]);

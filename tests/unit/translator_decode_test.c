@@ -286,6 +286,20 @@ Test(translator_decode, more_than_15_bytes_is_too_long)
     cr_expect_eq(insn.len, 15);
 }
 
+/* EVEX.U clear: the decoder knows it as an encoding of Knights Corner's; a CPU raises #UD. */
+Test(translator_decode, knights_corner_is_not_offered)
+{
+    static const uint8_t valignd[] = {0x62, 0xd3, 0x01, 0x02, 0x03, 0x04, 0, 0};
+    static const uint8_t vmovaps[] = {0x62, 0xf1, 0x78, 0x08, 0x28, 0x00, 0, 0};
+    struct tr_insn insn;
+
+    for (unsigned mode = TR_MODE_32; mode <= TR_MODE_64; mode++) {
+        cr_expect_eq(tr_decode(valignd, 8, mode, &insn), TR_DECODE_UD);
+        cr_expect_eq(tr_decode(vmovaps, 8, mode, &insn), TR_DECODE_UD);
+        cr_expect_eq(insn.cls, TR_REFUSED);
+    }
+}
+
 Test(translator_decode, modes_differ)
 {
     static const uint8_t inc[] = {0x40, 0x90};       /* INC eax; REX */
