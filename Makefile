@@ -49,7 +49,7 @@ ENGINE_DIRS := runtime codecache translator monitor/cpu
 ENGINE_SRCS := $(sort $(foreach d,$(ENGINE_DIRS),$(wildcard $(d)/*.c $(d)/*.S)))
 COMMAND_SRCS := $(sort $(wildcard monitor/*.c monitor/devices/*.c monitor/boot/*.c))
 EXAMPLE_SRCS := $(sort $(wildcard examples/*.c))
-UNIT_SRCS := $(sort $(wildcard tests/unit/*.c))
+UNIT_SRCS := $(sort $(wildcard tests/unit/*.c) $(wildcard tests/fuzz/control*.c))
 ASL_SRCS := $(sort $(wildcard guest-support/acpi/*.asl))
 
 objects = $(patsubst %,$(B)/obj/%.o,$(basename $(1)))
@@ -235,7 +235,7 @@ bench: all tools fetch bench-programs | deps
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
 	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/precise tests/diff tests/boundary \
-	tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
+	tests/fuzz tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
 format:
 	clang-format -i $(FORMATTED)
 

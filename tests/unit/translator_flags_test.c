@@ -183,7 +183,10 @@ static void check_if_there(const uint8_t *bytes, const struct tr_insn *insn, voi
 
 Test(translator_flags, decoded_flags_are_what_the_cpu_does)
 {
-    struct scan scan = {check_if_there, NULL, tails[0], sizeof(tails) / sizeof(tails[0]), 0};
+    struct scan scan = {.visit = check_if_there,
+                        .tails = tails[0],
+                        .ntails = sizeof(tails) / sizeof(tails[0]),
+                        .mode = TR_MODE_32};
     static const uint8_t p66[] = {0x66}, pf3[] = {0xf3}, pf2[] = {0xf2}, none[] = {0};
 
     code = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -192,7 +195,7 @@ Test(translator_flags, decoded_flags_are_what_the_cpu_does)
     scan_legacy(&scan, p66, 1);
     scan_legacy(&scan, pf3, 1);
     scan_legacy(&scan, pf2, 1);
-    scan_vex(&scan);
+    scan_vex(&scan, 7);
     cr_expect_gt(tested, 1000, "only %u instructions ran", tested);
     cr_expect_eq(complaints, 0, "%u complaints in all", complaints);
     munmap(code, 4096);

@@ -1,0 +1,241 @@
+/* control32.c - what is known of registers in 32-bit code, and which operands that proves.
+ *
+ * The guest's registers have clean upper halves, so base + r15 + a displacement under 1 MiB lies in
+ * the window or its guards; everything else has address size 32 behind GS, the window. */
+#include "tests/fuzz/control.h"
+
+#define NEAR (1 << 20) /* what copy.c lets a displacement be without address-size 32 */
+
+void control_start32(struct control *c, struct control_state *s, bool indirect)
+{
+    (void)c;
+    (void)indirect;
+    for (unsigned i = 0; i < 16; i++)
+        s->reg[i] = (struct control_value){.kind = CONTROL_GUEST, .wide = i >= 8};
+    s->reg[12] = (struct control_value){.kind = CONTROL_HOST_SP, .wide = true};
+    s->reg[14] = (struct control_value){.kind = CONTROL_TABLE, .wide = true};
+    s->reg[15] = (struct control_value){.kind = CONTROL_WINDOW, .wide = true};
+}
+
+void control_exit32(struct control *c, const struct control_state *s)
+{
+    for (unsigned i = 0; i < 8; i++) {
+        if (s->reg[i].wide || s->reg[i].kind != CONTROL_GUEST)
+            control_say(c, "a guest register's upper half may not be zero");
+    }
+    if (s->reg[12].kind != CONTROL_HOST_SP || s->reg[14].kind != CONTROL_TABLE ||
+        s->reg[15].kind != CONTROL_WINDOW)
+        control_say(c, "a register of the engine's has changed");
+}
+
+static bool is_string(const struct control *c)
+{
+    return c->zi.meta.category == ZYDIS_CATEGORY_STRINGOP;
+}
+
+/* PUSHFQ, POPFQ and a scratch register, with rsp the host's. */
+static bool is_host_stack(struct control *c, const struct control_state *s)
+{
+    const struct control_value *sp = &s->reg[RT_SP];
+
+    c->own++;
+    return sp->kind == CONTROL_HOST_SP && c->zi.operand_width == 64 &&
+           (c->zi.meta.category == ZYDIS_CATEGORY_PUSH ||
+            (c->zi.meta.category == ZYDIS_CATEGORY_POP && sp->offset < 0)) &&
+           (c->operand[0].visibility == ZYDIS_OPERAND_VISIBILITY_HIDDEN ||
+            control_register(c->operand[0].reg.value) >= 8);
+}
+
+static bool state_is_right(struct control *c, const struct control_state *s,
+                           const ZydisDecodedOperand *o)
+{
+    size_t at;
+
+    c->by_state++;
+    if (!control_is_state(c, o, &at))
+        return false;
+    /* The entry check: a load whose index was rotated so that only zero is canonical. */
+    if (control_register(o->mem.base) < 16)
+        return c->at < c->block->direct && c->zi.mnemonic == ZYDIS_MNEMONIC_MOV &&
+               s->reg[control_register(o->mem.base)].kind == CONTROL_ROTATED &&
+               s->reg[control_register(o->mem.base)].small == 33;
+    if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
+        return CONTROL_IN(at, vif);
+    return CONTROL_IN(at, vif) || CONTROL_IN(at, irq_pending) || CONTROL_IN(at, rflags) ||
+           CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr) ||
+           c->zi.mnemonic == ZYDIS_MNEMONIC_PEXT;
+}
+
+static bool operand_is_confined(struct control *c, const struct control_state *s,
+                                const ZydisDecodedOperand *o)
+{
+    unsigned base = control_register(o->mem.base), index = control_register(o->mem.index);
+
+    if (o->mem.segment == ZYDIS_REGISTER_FS)
+        return state_is_right(c, s, o);
+    if (o->mem.segment == ZYDIS_REGISTER_GS) {
+        c->by_table++;
+        return c->zi.address_width == 32;
+    }
+    if (c->zi.address_width != 64)
+        return false;
+    if (base < 16 && s->reg[base].kind == CONTROL_SEGMENT)
+        return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && index > 15 && !o->mem.disp.value &&
+               o->size == 32 && (o->actions & ZYDIS_OPERAND_ACTION_READ);
+    if (index == 15 && s->reg[15].kind == CONTROL_WINDOW) {
+        c->by_check++;
+        return o->mem.scale == 1 && o->mem.disp.value >= -NEAR && o->mem.disp.value <= NEAR &&
+               base < 16 && s->reg[base].kind == CONTROL_GUEST && !s->reg[base].wide;
+    }
+    if (is_string(c)) {
+        c->strings++;
+        return control_recipe(c) == CC_R_STRING && base < 16 && s->reg[base].kind == CONTROL_HOST;
+    }
+    return is_host_stack(c, s);
+}
+
+static void check_memory(struct control *c, const struct control_state *s)
+{
+    for (unsigned i = 0; i < c->zi.operand_count; i++) {
+        const ZydisDecodedOperand *o = &c->operand[i];
+        if (o->type != ZYDIS_OPERAND_TYPE_MEMORY || o->mem.type == ZYDIS_MEMOP_TYPE_AGEN ||
+            c->zi.mnemonic == ZYDIS_MNEMONIC_NOP)
+            continue;
+        if (!operand_is_confined(c, s, o))
+            control_say(c, "a memory operand that is not proved to be the guest's");
+    }
+}
+
+static bool is_register(const struct control *c, unsigned i, unsigned *reg)
+{
+    *reg = c->operand[i].type == ZYDIS_OPERAND_TYPE_REGISTER
+               ? control_register(c->operand[i].reg.value)
+               : 99;
+    return *reg < 16;
+}
+
+/* mov of 64 bits: %rsp saved and back, rcx, a segment's pointer */
+static bool move(struct control *c, struct control_state *s)
+{
+    unsigned to, from;
+    size_t at;
+
+    if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV || !is_register(c, 0, &to) || c->operand[0].size != 64)
+        return false;
+    if (is_register(c, 1, &from)) {
+        s->reg[to] = s->reg[from];
+        return true;
+    }
+    if (c->operand[1].type != ZYDIS_OPERAND_TYPE_MEMORY ||
+        !control_is_state(c, &c->operand[1], &at) || !CONTROL_IN(at, segptr) || to != 8)
+        return false;
+    s->reg[to] = (struct control_value){.kind = CONTROL_SEGMENT, .wide = true};
+    return true;
+}
+
+static bool lea(struct control *c, struct control_state *s)
+{
+    const ZydisDecodedOperand *o = &c->operand[1];
+    unsigned to, base = control_register(o->mem.base);
+
+    if (c->zi.mnemonic != ZYDIS_MNEMONIC_LEA || !is_register(c, 0, &to) || c->operand[0].size != 64)
+        return false;
+    if (o->mem.base == ZYDIS_REGISTER_RIP) {
+        int64_t record = c->at + c->zi.length + o->mem.disp.value;
+        if (record < c->block->host_len || record >= c->block->total || to != 9)
+            control_say(c, "a record that is not the block's");
+        s->reg[to] = (struct control_value){.kind = CONTROL_UNKNOWN, .wide = true};
+        return true;
+    }
+    if (base == 15 && control_register(o->mem.index) == to && (to == RT_SI || to == RT_DI) &&
+        !o->mem.disp.value && !s->reg[to].wide) {
+        s->reg[to] = (struct control_value){.kind = CONTROL_HOST, .wide = true};
+        return true;
+    }
+    return false;
+}
+
+static bool special(struct control *c, struct control_state *s)
+{
+    unsigned to, from;
+
+    if (move(c, s) || lea(c, s))
+        return true;
+    if (c->zi.mnemonic == ZYDIS_MNEMONIC_RORX && is_register(c, 0, &to) &&
+        is_register(c, 1, &from) && c->operand[0].size == 64 && to == 9 && from == 9 &&
+        !s->reg[9].wide) {
+        s->reg[to] = (struct control_value){
+            .kind = CONTROL_ROTATED, .wide = true, .small = (uint8_t)c->operand[2].imm.value.u};
+        return true;
+    }
+    if ((c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX && is_register(c, 0, &to) &&
+         is_register(c, 1, &from) && c->operand[1].size == 16 && to >= 8 &&
+         s->reg[from].kind == CONTROL_GUEST) ||
+        (c->zi.mnemonic == ZYDIS_MNEMONIC_PEXT && is_register(c, 0, &to) &&
+         c->operand[2].type == ZYDIS_OPERAND_TYPE_MEMORY &&
+         c->operand[2].mem.segment == ZYDIS_REGISTER_FS)) {
+        s->reg[to] = (struct control_value){.kind = CONTROL_INDEX16};
+        return true;
+    }
+    return false;
+}
+
+/* Cutting off the upper half makes rsi and rdi the guest's again. */
+static bool cuts(const struct control *c, unsigned reg)
+{
+    unsigned to, from;
+
+    return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && is_register(c, 0, &to) &&
+           is_register(c, 1, &from) && to == reg && from == reg && c->operand[0].size == 32;
+}
+
+static void write_register(struct control *c, struct control_state *s, const ZydisDecodedOperand *o)
+{
+    unsigned reg = control_register(o->reg.value);
+    struct control_value *v = &s->reg[reg];
+
+    if (reg == 12 || reg == 14 || reg == 15)
+        control_say(c, "writes a register of the engine's");
+    if (reg == RT_SP && v->kind == CONTROL_HOST_SP) {
+        v->offset += c->zi.meta.category == ZYDIS_CATEGORY_PUSH ? -8 : 8;
+        return;
+    }
+    if (is_string(c) && (v->kind == CONTROL_HOST || reg == RT_CX))
+        return; /* further on; REP counts down to zero */
+    if (o->size == 64)
+        *v = (struct control_value){.kind = CONTROL_GUEST, .wide = true};
+    else if (o->size == 32 && !(o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE))
+        *v = (struct control_value){.kind = CONTROL_GUEST};
+    else if (o->size == 32) /* CMOV clears the upper half either way, others leave the register */
+        *v = (struct control_value){.kind = CONTROL_GUEST, .wide = v->wide};
+    else if (v->kind != CONTROL_GUEST)
+        control_say(c, "writes a part of a host address");
+}
+
+static void generic(struct control *c, struct control_state *s)
+{
+    for (unsigned i = 0; i < c->zi.operand_count; i++) {
+        const ZydisDecodedOperand *o = &c->operand[i];
+        unsigned reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? control_register(o->reg.value) : 99;
+        if (reg > 15 || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) ||
+            s->reg[reg].kind == CONTROL_GUEST || s->reg[reg].kind == CONTROL_INDEX16 ||
+            s->reg[reg].kind == CONTROL_ROTATED)
+            continue;
+        if (!(s->reg[reg].kind == CONTROL_HOST && (is_string(c) || cuts(c, reg))) &&
+            !(reg == RT_SP && s->reg[reg].kind == CONTROL_HOST_SP))
+            control_say(c, "computes with a host address");
+    }
+    for (unsigned i = 0; i < c->zi.operand_count; i++) {
+        const ZydisDecodedOperand *o = &c->operand[i];
+        if (o->type == ZYDIS_OPERAND_TYPE_REGISTER && control_register(o->reg.value) < 16 &&
+            (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE))
+            write_register(c, s, o);
+    }
+}
+
+void control_step32(struct control *c, struct control_state *s)
+{
+    check_memory(c, s);
+    if (!special(c, s))
+        generic(c, s);
+}
