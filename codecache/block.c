@@ -6,14 +6,14 @@
 #include "codecache/cc.h"
 #include "runtime/rt.h"
 
-#define HASH_SIZE    (1u << 19)
 #define GUEST_OFFSET 0x0fffu
 
+/* A page's blocks stand side by side: 4 cache lines. */
 static uint32_t hash_of(uint64_t pc, uint64_t gpa, uint32_t key)
 {
-    uint64_t h = (pc * 0x9e3779b97f4a7c15ull) ^ ((gpa >> 12) * 0xc2b2ae3d27d4eb4full) ^
+    uint64_t h = ((pc >> 12) * 0x9e3779b97f4a7c15ull) ^ ((gpa >> 12) * 0xc2b2ae3d27d4eb4full) ^
                  (key * 0x165667b19e3779f9ull);
-    return (uint32_t)(h >> 40) & (HASH_SIZE - 1);
+    return ((uint32_t)(h >> 40) << 6 | (uint32_t)((pc ^ pc >> 6) & 63)) & (CC_HASH_SIZE - 1);
 }
 
 static void page_add(struct cc *cc, uint32_t index, uint64_t gpa, unsigned which)
@@ -23,6 +23,19 @@ static void page_add(struct cc *cc, uint32_t index, uint64_t gpa, unsigned which
     RT_ASSERT(page);
     cc->blocks[index].page_next[which] = page->blocks;
     page->blocks = index << 1 | which;
+}
+
+void cc_index_add(struct cc *cc, uint32_t index)
+{
+    struct cc_block *b = &cc->blocks[index];
+    uint32_t *bucket = &cc->hash[hash_of(b->pc, b->gpa, b->key)];
+
+    b->hash_next = *bucket;
+    *bucket = index;
+    page_add(cc, index, b->gpa, 0);
+    if (b->gpa2 != ~0ull)
+        page_add(cc, index, b->gpa2, 1);
+    b->valid = true;
 }
 
 struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
@@ -46,27 +59,34 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
     b->reloc = cc->nrelocs;
     for (unsigned i = 0; relocs && i < b->nrelocs; i++)
         cc->relocs[cc->nrelocs++] = relocs[i];
-    uint32_t *bucket = &cc->hash[hash_of(b->pc, b->gpa, b->key)];
-    b->hash_next = *bucket;
-    *bucket = index;
-    page_add(cc, index, b->gpa, 0);
-    if (b->gpa2 != ~0ull)
-        page_add(cc, index, b->gpa2, 1);
-    b->valid = true;
+    cc_index_add(cc, index);
     cc_move_note(cc, b);
     cc->guest_bytes += b->len;
     cc->host_bytes += b->host_len;
     return b;
 }
 
-void cc_hash_remove(struct cc *cc, uint32_t index)
+static void page_remove(struct cc *cc, uint32_t index, unsigned which)
 {
-    const struct cc_block *b = &cc->blocks[index];
+    struct cc_block *b = &cc->blocks[index];
+    uint32_t *at = &cc_page(cc, which ? b->gpa2 : b->gpa)->blocks;
+    while (*at != (index << 1 | which))
+        at = &cc->blocks[*at >> 1].page_next[*at & 1];
+    *at = b->page_next[which];
+}
+
+void cc_index_remove(struct cc *cc, uint32_t index)
+{
+    struct cc_block *b = &cc->blocks[index];
     uint32_t *at = &cc->hash[hash_of(b->pc, b->gpa, b->key)];
 
     while (*at != index)
         at = &cc->blocks[*at].hash_next;
     *at = b->hash_next;
+    page_remove(cc, index, 0);
+    if (b->gpa2 != ~0ull)
+        page_remove(cc, index, 1);
+    b->valid = false;
 }
 
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
@@ -82,9 +102,15 @@ struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint3
 
 struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc)
 {
-    if (!cc_contains(cc, hpc) || cc->nblocks <= 1)
+    if (!cc_contains(cc, hpc))
         return NULL;
     uint32_t offset = (uint32_t)(hpc - cc->rx), lo = 1, hi = cc->nblocks;
+    if (offset >= cc->main_size) {
+        lo = cc->max_blocks;
+        hi = lo + cc->copies.nblocks;
+    }
+    if (lo >= hi)
+        return NULL;
     while (hi - lo > 1) {
         uint32_t mid = lo + (hi - lo) / 2;
         if (cc->blocks[mid].host <= offset)
@@ -155,13 +181,14 @@ bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context
 
 void cc_flush(struct cc *cc)
 {
+    cc_flush_copies(cc);
     for (uint32_t i = 1; i < cc->nblocks; i++) {
         struct cc_block *b = &cc->blocks[i];
         cc_page(cc, b->gpa)->blocks = CC_NONE;
         if (b->gpa2 != ~0ull)
             cc_page(cc, b->gpa2)->blocks = CC_NONE;
     }
-    for (unsigned i = 0; i < HASH_SIZE; i++)
+    for (unsigned i = 0; i < CC_HASH_SIZE; i++)
         cc->hash[i] = CC_NONE;
     cc->nblocks = cc->nsites = 1;
     cc->nmaps = cc->nrelocs = 0;

@@ -15,8 +15,10 @@
 struct rt_cpu;
 struct rt_context;
 
-#define CC_TABLE_ENTRIES 65536u
+#define CC_TABLE_ENTRIES (1u << 18)
 #define CC_TABLE_SIZE    (CC_TABLE_ENTRIES * sizeof(void *))
+#define CC_TABLE_PAGES   (CC_TABLE_SIZE / 4096)
+#define CC_HASH_SIZE     (1u << 19)
 #define CC_NONE          0u /* index 0 of blocks and sites is never used */
 
 /* What has been moved when a host instruction faults (docs/design.md, precise state). */
@@ -32,7 +34,8 @@ struct cc_map {
     uint16_t guest; /* offset from pc: 0xf000 bits hold the recipe */
 };
 
-/* A translated block. Blocks are never freed one by one: a flush drops all of them. */
+/* A translated block. Blocks are never freed one by one: a flush drops all of them, or all copies.
+ */
 struct cc_block {
     uint64_t pc;   /* guest linear address of the first byte */
     uint64_t gpa;  /* guest-physical address of the first byte */
@@ -92,11 +95,10 @@ struct cc_page {
 
 /* Linear addresses of code that may be moved: all constants near have 64 bits, and are canonical.
  */
-#define CC_MOVE_FROM  0x200000000ull
-#define CC_MOVE_TO    0x7ffe00000000ull
-#define CC_LAST       (1u << 16) /* entries of the index by physical address */
-#define CC_MOVE_SITES 72         /* of a block that may be moved */
-#define CC_MARKS      (1u << 18) /* how many pcs are told apart, more or less */
+#define CC_MOVE_FROM 0x200000000ull
+#define CC_MOVE_TO   0x7ffe00000000ull
+#define CC_LAST      (1u << 17) /* entries of the index by physical address */
+#define CC_MARKS     (1u << 18) /* how many pcs are told apart, more or less */
 
 /* What class of memory (long_operand.c) an instruction accesses for which the first guess was
  * wrong: one, or in time several. */
@@ -106,20 +108,28 @@ struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
     bool for_perf;    /* set before cc_create(): perf has to find names of generated code */
     int fd;
-    size_t size, used, start; /* bytes; start: behind the permanent stubs */
-    uint8_t *reserved;        /* of the open reservation, or NULL */
+    /* Bytes: of all; to where translations may go, and go; where they start, behind the stubs. */
+    size_t size, main_size, used, start;
+    uint8_t *reserved; /* of the open reservation, or NULL */
     struct cc_block *blocks;
     struct cc_site *sites;
     struct cc_map *maps;
     struct cc_reloc *relocs;
     uint32_t nblocks, nsites, nmaps, nrelocs;
     uint32_t max_blocks, max_sites, max_maps, max_relocs;
+    /* Copies of blocks (move.c) lie behind all others, in the region and in both arrays. */
+    struct cc_copies {
+        size_t used;
+        uint32_t nblocks, nsites, max_blocks, max_sites;
+        bool full;
+    } copies;
     uint32_t *hash;
     uint32_t *last;        /* by physical address and key: move.c */
     struct cc_page *pages; /* by gfn */
     uint64_t max_gfn;
-    uint32_t *code_2m; /* code pages in each 2 MiB of guest-physical memory */
-    void **miss_table; /* every entry leads to the miss stub */
+    uint32_t *code_2m;   /* code pages in each 2 MiB of guest-physical memory */
+    uint32_t index_mask; /* which bits of a pc are its index in a jump table */
+    void **miss_table;   /* every entry leads to the miss stub */
     int table_fd;
     uint8_t *miss_stub; /* what a jump table's empty entries hold */
     /* By cc_mark(); reserved, mostly never touched. */
@@ -154,14 +164,30 @@ static inline bool cc_contains(const struct cc *cc, const uint8_t *hpc)
 /* Marks the end of the permanent stubs and builds the miss table for miss_stub. */
 int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub);
 
-/* Jump tables: 65,536 host addresses; empty entries lead to the miss stub. */
+/* table.c: jump tables. 262,144 host addresses, by the low 18 bits of the pc, or the low 16 where
+ * PEXT is slow (cc.index_mask); empty entries lead to the miss stub. */
+enum cc_table_page { CC_TABLE_UNTOUCHED, CC_TABLE_EMPTY, CC_TABLE_FILLED };
+
 void **cc_table_new(struct cc *cc);
 void cc_table_clear(struct cc *cc, void **table);
+/* Takes out all entries for pcs in the page of pc (and others that share their place). */
 void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc);
 void cc_table_free(void **table);
+static inline uint32_t cc_index(const struct cc *cc, uint64_t pc)
+{
+    return (uint32_t)pc & cc->index_mask;
+}
+/* A byte for each page of the table: enum cc_table_page. */
+static inline uint8_t *cc_table_state(void **table)
+{
+    return (uint8_t *)table - 4096;
+}
 static inline void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
 {
-    table[b->pc & (CC_TABLE_ENTRIES - 1)] = cc->rx + b->host;
+    uint32_t index = cc_index(cc, b->pc);
+
+    table[index] = cc->rx + b->host;
+    cc_table_state(table)[index * sizeof(void *) / 4096] = CC_TABLE_FILLED;
 }
 
 /* block.c */
@@ -170,8 +196,10 @@ static inline void cc_table_set(const struct cc *cc, void **table, const struct 
 struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const struct cc_map *map,
                               const struct cc_site *sites, const struct cc_reloc *relocs);
 struct cc_block *cc_lookup(const struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
-/* Takes a block out of the index. */
-void cc_hash_remove(struct cc *cc, uint32_t index);
+/* Enters a block into the index, by its pc and by its pages; it is valid from now on. */
+void cc_index_add(struct cc *cc, uint32_t index);
+/* Takes it out again. */
+void cc_index_remove(struct cc *cc, uint32_t index);
 /* The block whose host code contains hpc, valid or not; NULL for stubs. */
 struct cc_block *cc_find(const struct cc *cc, const uint8_t *hpc);
 /* Guest pc of the instruction that hpc belongs to, and what has been moved. */
@@ -182,11 +210,13 @@ uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_
 bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context);
 /* Drops every block; jump tables must be cleared by the caller. */
 void cc_flush(struct cc *cc);
+/* Drops every copy; jump tables of user mode must be cleared by the caller. */
+void cc_flush_copies(struct cc *cc);
 
 /* move.c */
 
-/* A copy of a block for the same bytes at another linear address, pc; NULL: there is none, or no
- * room. */
+/* A copy of a block of user mode for the same bytes at another linear address, pc. NULL: nothing to
+ * copy; with copies.full: no room before cc_flush_copies(). */
 struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
 /* b may be copied from now on; nothing like it any more. */
 void cc_move_note(struct cc *cc, const struct cc_block *b);
@@ -200,6 +230,8 @@ void cc_unlink_exits(struct cc *cc, struct cc_block *b);
 
 /* invalidate.c: guest-physical pages that hold code. */
 
+/* Nothing leads to the block any more. */
+void cc_block_drop(struct cc *cc, uint32_t index);
 /* Bytes [gpa, gpa + len) changed: drops every block made from them. Returns true when the page
  * holds no code any more. */
 bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len);

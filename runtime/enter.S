@@ -52,7 +52,7 @@ rt_enter_loaded:
         movl    CPU_GPR+3*8(%rdi), %ebx
         movl    CPU_GPR+5*8(%rdi), %ebp
         movl    CPU_GPR+6*8(%rdi), %esi
-        movzwl  %r8w, %r9d
+        pext    CPU_TABLE_MASK(%rdi), %r8d, %r9d
         popfq
         movl    CPU_GPR+4*8(%rdi), %esp
         movl    CPU_GPR+7*8(%rdi), %edi
@@ -97,7 +97,7 @@ rt_enter64:
         mov     CPU_GPR+13*8(%rdi), %r13
         mov     CPU_GPR+14*8(%rdi), %r14
         mov     CPU_GPR+15*8(%rdi), %r15
-        movzwl  %r9w, %r10d
+        pext    CPU_TABLE_MASK(%rdi), %r9d, %r10d
         popfq
         mov     CPU_HOST_RSP(%rdi), %rsp
         mov     CPU_GPR+7*8(%rdi), %rdi

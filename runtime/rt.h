@@ -54,6 +54,8 @@ int rt_os_pid(void);
 
 /* The constants in a zeroed register file. */
 void rt_cpu_init(struct rt_cpu *cpu);
+/* The bits of a pc that are its index in a jump table; they are adjacent. */
+uint32_t rt_cpu_table_mask(void);
 
 /* The distance from the thread pointer (%fs:0) to rt_cpu: the same in every thread. */
 intptr_t rt_cpu_offset(void);

@@ -13,6 +13,7 @@ AGREE(CPU_RFLAGS, rflags);
 AGREE(CPU_HFLAGS, hflags);
 AGREE(CPU_HOST_SP, host_sp);
 AGREE(CPU_JUMP_TABLE, jump_table);
+AGREE(CPU_TABLE_MASK, table_mask);
 AGREE(CPU_WINDOW, window);
 AGREE(CPU_EXIT_ARG, exit_arg);
 AGREE(CPU_IN_CACHE, in_cache);
@@ -28,8 +29,17 @@ intptr_t rt_cpu_offset(void)
     return self - (const char *)__builtin_thread_pointer();
 }
 
+/* AMD's PEXT is microcode before family 19h (Software Optimization Guide for family 17h, 2.10.2).
+ */
+uint32_t rt_cpu_table_mask(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_is("amdfam17h") ? 0xffff : 0x3ffff;
+}
+
 void rt_cpu_init(struct rt_cpu *cpu)
 {
+    cpu->table_mask = rt_cpu_table_mask();
     for (unsigned i = 0; i < 8; i++) {
         bool low = !(i & 1);
         cpu->gather_add[i] = 1u << 27;

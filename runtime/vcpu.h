@@ -86,7 +86,7 @@ struct rt_cpu {
     uint8_t cpl;
     uint32_t in_cache; /* translated code runs (read by the signal handler) */
     void *host_sp;
-    void *jump_table; /* 65,536 host addresses indexed by the low 16 bits of the pc */
+    void *jump_table; /* host addresses of blocks, by the bits of the pc that table_mask says */
     uint8_t *window;  /* base of the current view's window */
     uint64_t exit_arg;
     uint32_t *segptr[6]; /* where each segment's base is; an unmapped address when unusable */
@@ -101,6 +101,7 @@ struct rt_cpu {
     uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
     const void *miss;              /* the miss stub of the current mode */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
+    uint32_t table_mask;           /* as cc.index_mask */
     uint32_t branch_from; /* the last indirect branch: offset of its host code in the region */
     /* System calls in the cache: the sides of CPL 0 and CPL 3, whether they may be used, and what
      * has moved since translated code was entered: to the other side; GS by SWAPGS. */

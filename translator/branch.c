@@ -3,7 +3,7 @@
  * Direct, same page    jmp rel32, patched to the target block when it exists (a link).
  * Direct, other page   mov $pc, %r8d; jmp *slot(%r14): through the jump table, which belongs to the
  *                      address space, at an index known now.
- * Indirect, RET        movzwl %r8w, %r9d; jmp *(%r14,%r9,8). No compare here: the block that is
+ * Indirect, RET        pext mask, %r8d, %r9d; jmp *(%r14,%r9,8). No compare here: the block that is
  *                      reached compares r8d with its own pc, with flags or without as they are
  *                      dead or live there, and goes to the miss stub when it is not meant.
  *
@@ -20,7 +20,7 @@ static void emit_table_jump(struct tr_block *t, uint64_t pc)
 {
     e_mov_r8d(t, (uint32_t)pc);
     e3(t, 0x41, 0xff, 0xa6);
-    e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
+    e32(t, (uint32_t)cc_index(t->rq->cc, pc) * 8);
 }
 
 void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
@@ -37,7 +37,7 @@ void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
 /* To the pc in r8d. */
 static void emit_indirect(struct tr_block *t)
 {
-    e4(t, 0x45, 0x0f, 0xb7, 0xc8);
+    e_index(t, 8, 9);
     e4(t, 0x43, 0xff, 0x24, 0xce);
 }
 

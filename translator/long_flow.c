@@ -50,7 +50,7 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
     l_const_pc(t, H9, pc, false);
     l_load(t, H11, STATE(jump_table));
     e3(t, 0x41, 0xff, 0xa3); /* jmp *slot(%r11) */
-    e32(t, (uint32_t)(pc & (CC_TABLE_ENTRIES - 1)) * 8);
+    e32(t, (uint32_t)cc_index(t->rq->cc, pc) * 8);
     tr_reloc(t, CC_RELOC_TABLE_SLOT, 4);
 }
 
@@ -59,7 +59,7 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
 static void emit_indirect(struct tr_block *t)
 {
     note_branch(t, (uint32_t)(t->p - t->rq->cc->rw));
-    e4(t, 0x45, 0x0f, 0xb7, 0xd1); /* movzwl %r9w, %r10d */
+    e_index(t, H9, H10);
     l_load(t, H11, STATE(jump_table));
     e4(t, 0x43, 0xff, 0x24, 0xd3); /* jmp *(%r11,%r10,8) */
 }
@@ -102,9 +102,9 @@ static void difference(struct tr_block *t)
 }
 
 /* By a load from the jump table's last byte, r11 having the table, plus the difference rotated by
- * 32 bits. Another pc with this table slot differs by a multiple of 65,536: in its low half, which
- * makes an address that is not canonical, or only in its high half, which leads up to 4 GiB behind
- * the table, where nothing is ever mapped. */
+ * 32 bits. Another pc with this table slot differs by a multiple of 2^16 or 2^18: in its low half,
+ * which makes an address that is not canonical, or only in its high half, which leads up to 4 GiB
+ * behind the table, where nothing is ever mapped. */
 void l_entry(struct tr_block *t, bool collided)
 {
     if (collided) {

@@ -159,7 +159,7 @@ static void take_over(struct tr_block *t, unsigned side)
 /* To the pc in r9 through the table in r11. */
 static void go(struct tr_block *t)
 {
-    e4(t, 0x45, 0x0f, 0xb7, 0xd1); /* movzwl %r9w, %r10d */
+    e_index(t, H9, H10);
     e4(t, 0x43, 0xff, 0x24, 0xd3); /* jmp *(%r11,%r10,8) */
 }
 

@@ -174,10 +174,10 @@ static void emit_entry_branch(struct tr_block *t)
 }
 
 /* Without flags or branches: a load that only the right pc survives. Another pc with this table
- * slot differs by a multiple of 65,536, so shifted left by 31 the difference makes an address that
- * is not canonical; the fault handler then goes to the miss stub and has the block translated with
- * emit_entry_branch(). 3 instructions where that takes 5 and a taken branch: an interpreter by
- * computed goto went from 3.4 to 3.1 of native time. */
+ * slot differs by a multiple of 65,536 at least, so shifted left by 31 the difference makes an
+ * address that is not canonical; the fault handler then goes to the miss stub and has the block
+ * translated with emit_entry_branch(). 3 instructions where that takes 5 and a taken branch: an
+ * interpreter by computed goto went from 3.4 to 3.1 of native time. */
 static void emit_entry_load(struct tr_block *t)
 {
     e3(t, 0x45, 0x8d, 0x88); /* lea -pc(%r8), %r9d */

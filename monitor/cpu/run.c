@@ -285,6 +285,13 @@ static void code_flush(struct mon_vcpu *v)
     mon_count(v, MON_STAT_code_flushes);
 }
 
+static void copies_flush(struct mon_vcpu *v)
+{
+    cc_flush_copies(&v->vm->cc);
+    mon_view_drop_copies(v->vm);
+    mon_count(v, MON_STAT_copies_flushes);
+}
+
 static uint64_t next_page(uint64_t pc, uint32_t key)
 {
     uint64_t next = (pc | 4095) + 1;
@@ -425,8 +432,13 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
         cc_invalidate(cc, b->gpa, 1);
         b = NULL;
     }
-    if (!b && (v->key & TR_K_LONG)) {
+    if (!b && (v->key & TR_K_LONG) && (v->key & TR_K_CPL3)) {
         b = cc_move(cc, v->cpu->rip, walk.gpa, v->key);
+        if (!b && cc->copies.full) {
+            copies_flush(v);
+            site = NULL;
+            b = cc_move(cc, v->cpu->rip, walk.gpa, v->key);
+        }
         if (b)
             mon_count(v, MON_STAT_blocks_moved);
     }

@@ -478,7 +478,7 @@ static const struct cc_block *block_at(const struct mon_vcpu *v)
 {
     void *const *table = v->table;
     const struct cc *cc = &v->vm->cc;
-    const uint8_t *hpc = table[v->cpu->rip & (CC_TABLE_ENTRIES - 1)];
+    const uint8_t *hpc = table[cc_index(cc, v->cpu->rip)];
     const struct cc_block *b = hpc == cc->miss_stub ? NULL : cc_find(cc, hpc);
 
     return b && b->valid && b->pc == v->cpu->rip ? b : NULL;
@@ -533,7 +533,7 @@ void *mon_verify_begin(struct mon_vcpu *v)
         arm(v, b);
     v->cpu->exit_arg = (uint64_t)(v->vm->cc.rx + b->host);
     y->cell = v->vm->verify_thunk + (v->key & TR_K_LONG ? THUNK_SIZE : 0);
-    return (void **)&y->cell - (v->cpu->rip & (CC_TABLE_ENTRIES - 1));
+    return (void **)&y->cell - cc_index(&v->vm->cc, v->cpu->rip);
 }
 
 /* ---- comparing ---- */

@@ -810,7 +810,7 @@ static void clear_super_local(struct mon_vcpu *v)
         return;
     }
     for (uint32_t i = 0; i < set->local_count; i++)
-        set->super_table[set->local[i] & (CC_TABLE_ENTRIES - 1)] = v->vm->cc.miss_stub;
+        set->super_table[cc_index(&v->vm->cc, set->local[i])] = v->vm->cc.miss_stub;
     set->local_count = 0;
 }
 
@@ -1582,8 +1582,12 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     } else {
         track_super(v, b, (v->cr4 & MON_CR4_PGE) && walk->global && (!walk2 || walk2->global));
     }
-    if (!v->host_failure)
-        cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
+    if (v->host_failure)
+        return;
+    const void *was = ((void **)v->cpu->jump_table)[cc_index(&v->vm->cc, b->pc)];
+    if (was != v->vm->cc.miss_stub && was != v->vm->cc.rx + b->host)
+        mon_count(v, MON_STAT_entries_replaced);
+    cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
 }
 
 static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *view, uint64_t gpa,
@@ -1641,6 +1645,14 @@ void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)
         page->maps = 0;
 }
 
+static void drop_user_code(struct mon_vcpu *v)
+{
+    for (unsigned i = 0; i < MAX_SPACES; i++) {
+        if (v->views->space[i].used)
+            cc_table_clear(&v->vm->cc, v->views->space[i].table);
+    }
+}
+
 void mon_view_drop_code(struct mon_vm *vm)
 {
     for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
@@ -1648,10 +1660,15 @@ void mon_view_drop_code(struct mon_vm *vm)
         if (!v || !v->views)
             continue;
         clear_super_table(v);
-        for (unsigned i = 0; i < MAX_SPACES; i++) {
-            if (v->views->space[i].used)
-                cc_table_clear(&vm->cc, v->views->space[i].table);
-        }
+        drop_user_code(v);
+    }
+}
+
+void mon_view_drop_copies(struct mon_vm *vm)
+{
+    for (unsigned n = 0; n < MON_MAX_VCPUS; n++) {
+        if (vm->vcpu[n] && vm->vcpu[n]->views)
+            drop_user_code(vm->vcpu[n]);
     }
 }
 

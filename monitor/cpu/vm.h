@@ -97,6 +97,8 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
 void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa);
 /* Drops every jump table's entries (after a flush of the code cache). */
 void mon_view_drop_code(struct mon_vm *vm);
+/* The same for the jump tables of user mode alone. */
+void mon_view_drop_copies(struct mon_vm *vm);
 /* Drops every window mapping (memory slots changed). */
 void mon_view_drop_all(struct mon_vm *vm);
 

@@ -70,7 +70,7 @@ Test(codecache_region, a_full_region_refuses_and_a_flush_makes_room)
         cc_commit(&cc, 4096);
         n++;
     }
-    cr_expect_eq(n, (CACHE_SIZE - cc.start) / 4096);
+    cr_expect_eq(n, (cc.main_size - cc.start) / 4096);
     cr_expect_null(cc_reserve(&cc, 4096), "a refusal holds no reservation");
     cc_flush(&cc);
     cr_expect_eq(cc.used, cc.start);
@@ -79,9 +79,9 @@ Test(codecache_region, a_full_region_refuses_and_a_flush_makes_room)
 
 Test(codecache_region, the_last_byte_can_be_used)
 {
-    cr_expect_not_null(cc_reserve(&cc, CACHE_SIZE - cc.used));
-    cc_commit(&cc, CACHE_SIZE - cc.used);
-    cr_expect_eq(cc.used, CACHE_SIZE);
+    cr_expect_not_null(cc_reserve(&cc, cc.main_size - cc.used));
+    cc_commit(&cc, cc.main_size - cc.used);
+    cr_expect_eq(cc.used, cc.main_size);
     cr_expect_null(cc_reserve(&cc, 1));
 }
 
@@ -102,6 +102,26 @@ static unsigned entries_other_than_miss(void *const *table)
     return n;
 }
 
+static void put(void **table, uint64_t pc)
+{
+    struct cc_block b = {.pc = pc, .host = 16};
+    cc_table_set(&cc, table, &b);
+}
+
+Test(codecache_region, clearing_a_table_takes_entries_of_few_pages_and_of_many)
+{
+    void **table = cc_table_new(&cc);
+
+    for (unsigned pages = 1; pages <= CC_TABLE_PAGES; pages *= 2) {
+        for (unsigned i = 0; i < pages; i++)
+            put(table, i * 512u + i % 512);
+        cr_expect_eq(entries_other_than_miss(table), pages);
+        cc_table_clear(&cc, table);
+        cr_expect_eq(entries_other_than_miss(table), 0);
+    }
+    cc_table_free(table);
+}
+
 Test(codecache_region, a_new_table_leads_to_the_miss_stub_everywhere)
 {
     void **table = cc_table_new(&cc);
@@ -115,13 +135,15 @@ Test(codecache_region, tables_are_private_and_clearing_takes_all_entries)
 {
     void **a = cc_table_new(&cc), **b = cc_table_new(&cc);
 
-    a[0] = a[0x1234] = a[0xffff] = cc.rx + 16;
+    put(a, 0);
+    put(a, 0x1234);
+    put(a, 0xffff);
     cr_expect_eq(entries_other_than_miss(b), 0);
     cr_expect_eq(entries_other_than_miss(cc.miss_table), 0);
     cr_expect_eq(entries_other_than_miss(a), 3);
     cc_table_clear(&cc, a);
     cr_expect_eq(entries_other_than_miss(a), 0);
-    a[5] = cc.rx + 16; /* and it can be used again */
+    put(a, 5); /* and it can be used again */
     cr_expect_eq(entries_other_than_miss(a), 1);
     cc_table_free(a);
     cc_table_free(b);
@@ -129,10 +151,12 @@ Test(codecache_region, tables_are_private_and_clearing_takes_all_entries)
 
 Test(codecache_region, clearing_a_page_takes_its_4096_entries_only)
 {
+    static const uint64_t at[] = {0x2fff, 0x3000, 0x3abc, 0x3fff, 0x4000};
     void **table = cc_table_new(&cc);
 
-    table[0x2fff] = table[0x3000] = table[0x3abc] = table[0x3fff] = table[0x4000] = cc.rx + 16;
-    cc_table_clear_page(&cc, table, 0xc0123000ull);
+    for (unsigned i = 0; i < 5; i++)
+        put(table, at[i]);
+    cc_table_clear_page(&cc, table, 0xc0103000ull);
     cr_expect_eq(entries_other_than_miss(table), 2);
     cr_expect_eq(table[0x2fff], cc.rx + 16);
     cr_expect_eq(table[0x4000], cc.rx + 16);

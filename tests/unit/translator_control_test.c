@@ -211,7 +211,7 @@ static const struct bad bad[] = {
     {"a string without deltas", LONG, "a4", "not proved"},
     {"a far bit", LONG, "c463fbf0c8146567450fb68900000020644c8b1c25$C420fa30c18", "not proved"},
     {"an indirect jump", LONG, "ffe0", "not through the jump table"},
-    {"a jump behind the jump table", LONG, "644c8b1c25$T41ffa300000800", "beside the jump table"},
+    {"a jump behind the jump table", LONG, "644c8b1c25$T41ffa300002000", "beside the jump table"},
     {"a jump by a whole register", LONG, "644c8b1c25$T41ff24c3", "beside the jump table"},
     {"a jump between entries", LONG, "644c8b1c25$T41ffa301000000", "beside the jump table"},
     {"a jump out", LONG, "e900100000", "out of the block"},

@@ -177,7 +177,7 @@ Test(translator_translate, a_full_region_or_arena_leaves_no_trace)
     cr_expect_null(cc_lookup(&cc, 0x1000, 0x1000, KEY));
     cc.max_blocks = 1000;
     size_t used = cc.used;
-    cc.used = cc.size - 100;
+    cc.used = cc.main_size - 100;
     cr_expect_eq(translate(0x1000, "\x40\xc3", 2, 64, false, &b), TR_FULL);
     cc.used = used;
     cr_expect_eq(translate(0x1000, "\x40\xc3", 2, 64, false, &b), TR_DONE);

@@ -1,0 +1,88 @@
+/* table.c - jump tables: from a pc to the block that an address space has there.
+ *
+ * A table is a private copy-on-write view of one memfd whose entries all hold the miss stub, so a
+ * new one costs one mmap, and memory only for the pages that get entries. Processes come and go
+ * faster than memory should: a cleared table keeps up to KEPT of its pages, because filling one is
+ * cheaper than a fault and a copy. The page in front of the table says which it has touched.
+ *
+ *   4 GiB:  [ ...                 | state | table ]  4 GiB in which nothing is ever mapped
+ *
+ * 64-bit entry checks load from a table's last byte, or from beyond (translator/long_flow.c). */
+#include "codecache/cc.h"
+#include "runtime/rt.h"
+
+#include <errno.h>
+
+#define STATE_SIZE 4096
+#define MAP_SIZE   (STATE_SIZE + CC_TABLE_SIZE)
+#define MAP_AT     (RT_WINDOW_SIZE - MAP_SIZE)
+#define KEPT       128
+#define PER_PAGE   (4096 / sizeof(void *))
+
+static void fill(struct cc *cc, void **entry, size_t n)
+{
+    for (size_t i = 0; i < n; i++)
+        entry[i] = cc->miss_stub;
+}
+
+int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
+{
+    cc->start = cc->used;
+    cc->miss_stub = miss_stub;
+    cc->table_fd = rt_os_memfd("novt-jump-table", MAP_SIZE);
+    if (cc->table_fd < 0)
+        return cc->table_fd;
+    uint8_t *map = rt_os_map_shared(cc->table_fd, 0, MAP_SIZE, RT_PROT_RW);
+    if (!map)
+        return -ENOMEM;
+    fill(cc, (void **)(void *)(map + STATE_SIZE), CC_TABLE_ENTRIES);
+    rt_os_unmap(map, MAP_SIZE);
+    cc->miss_table = cc_table_new(cc);
+    return cc->miss_table ? rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R) : -ENOMEM;
+}
+
+void **cc_table_new(struct cc *cc)
+{
+    uint8_t *range = rt_window_claim();
+
+    if (range && rt_os_map_private(range + MAP_AT, cc->table_fd, 0, MAP_SIZE))
+        return (void **)(void *)(range + MAP_AT + STATE_SIZE);
+    if (range)
+        rt_window_release(range);
+    return NULL;
+}
+
+void cc_table_clear(struct cc *cc, void **table)
+{
+    uint8_t *state = cc_table_state(table);
+    unsigned touched = 0;
+
+    for (unsigned i = 0; i < CC_TABLE_PAGES; i++)
+        touched += state[i] != CC_TABLE_UNTOUCHED;
+    /* Private pages go; what is read next is the memfd's again. */
+    if (touched > KEPT && rt_os_discard(state, MAP_SIZE) == 0)
+        return;
+    for (unsigned i = 0; i < CC_TABLE_PAGES; i++) {
+        if (state[i] != CC_TABLE_FILLED)
+            continue;
+        fill(cc, table + i * PER_PAGE, PER_PAGE);
+        state[i] = CC_TABLE_EMPTY;
+    }
+}
+
+void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
+{
+    unsigned first = (cc_index(cc, pc) & ~4095u) / PER_PAGE;
+    const uint8_t *state = cc_table_state(table);
+
+    for (unsigned i = first; i < first + 4096 / PER_PAGE; i++) {
+        if (state[i] == CC_TABLE_FILLED)
+            fill(cc, table + i * PER_PAGE, PER_PAGE);
+    }
+}
+
+void cc_table_free(void **table)
+{
+    if (table)
+        rt_window_release((uint8_t *)table - STATE_SIZE - MAP_AT);
+}
