@@ -93,15 +93,24 @@ static void initialise_x87(uint8_t *area)
     put16(area + AREA_FCW, FCW_INITIAL);
 }
 
-void step_fpu_normalise(struct mon_vcpu *v)
+/* One of the two components of the legacy region. */
+static void normalise(struct mon_vcpu *v, unsigned component)
 {
     uint8_t *area = area_of(v);
     uint64_t used = in_use(v);
-    if (!(used & 1u << STEP_X87))
+    if (used & 1u << component)
+        return;
+    if (component == STEP_X87)
         initialise_x87(area);
-    if (!(used & 1u << STEP_SSE))
+    else
         memset(area + AREA_XMM, 0, 256);
-    put64(area + AREA_HEADER, used | 1u << STEP_X87 | 1u << STEP_SSE);
+    put64(area + AREA_HEADER, used | 1u << component);
+}
+
+void step_fpu_normalise(struct mon_vcpu *v)
+{
+    normalise(v, STEP_X87);
+    normalise(v, STEP_SSE);
 }
 
 uint8_t *step_component_data(struct mon_vcpu *v, unsigned component)
@@ -109,7 +118,7 @@ uint8_t *step_component_data(struct mon_vcpu *v, unsigned component)
     uint8_t *area = area_of(v);
     unsigned offset, size;
     if (component < STEP_AVX) {
-        step_fpu_normalise(v);
+        normalise(v, component);
         return component == STEP_X87 ? area : area + AREA_XMM;
     }
     size = step_component(v, component, &offset);
@@ -323,6 +332,8 @@ static void x87_from_image(struct mon_vcpu *v, const struct tr_insn *i, const ui
     area[AREA_FTW] = image[AREA_FTW];
     set_pointers(v, &p);
     memcpy(area + AREA_ST, image + AREA_ST, AREA_XMM - AREA_ST);
+    for (unsigned n = 0; n < 8; n++) /* registers have 10 bytes */
+        memset(area + AREA_ST + n * 16 + 10, 0, 6);
 }
 
 static void mxcsr_to_image(const struct mon_vcpu *v, uint8_t *image)
@@ -576,7 +587,8 @@ static enum mon_rc check_header(struct mon_vcpu *v, const uint8_t *header, bool 
     uint64_t xstate = get64(header), xcomp = get64(header + 8);
     bool bad;
     if (xcomp & COMPACT)
-        bad = (xcomp & ~COMPACT & ~v->xcr0) || (xstate & ~xcomp) || !is_zero(header + 16, 48);
+        bad = (xcomp & ~COMPACT & ~v->xcr0) || (xstate & ~(xcomp & ~COMPACT)) ||
+              !is_zero(header + 16, 48);
     else
         bad = must_compact || (xstate & ~v->xcr0) || xcomp || !is_zero(header + 16, 8);
     return bad ? mon_raise_error(v, MON_GP, 0) : MON_OK;
@@ -590,7 +602,9 @@ static void initialise(struct mon_vcpu *v, const struct tr_insn *i, uint64_t com
         initialise_x87(area);
         put64(area + AREA_HEADER, in_use(v) & ~(1ull << STEP_X87));
     }
-    if (components & 1u << STEP_SSE)
+    if ((components & 1u << STEP_SSE) && (i->mode == TR_MODE_64 || !mon_long(v)))
+        put64(area + AREA_HEADER, in_use(v) & ~(1ull << STEP_SSE));
+    else if (components & 1u << STEP_SSE)
         memset(step_component_data(v, STEP_SSE), 0, registers(i) * 16);
     for (unsigned number = STEP_AVX; number <= STEP_HI16_ZMM; number++) {
         unsigned offset, size = step_component(v, number, &offset);
