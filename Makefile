@@ -189,7 +189,7 @@ userland: tools | deps
 QUICK_DIFF := 20000
 CHECK_DIFF := diff
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary matrix stress boot sandbox inject escape bench debian
+SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress boot sandbox inject escape bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
@@ -235,7 +235,7 @@ bench: all tools fetch bench-programs | deps
 
 FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
 	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/precise tests/diff tests/boundary \
-	tests/fuzz tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
+	tests/fuzz tests/xsave tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
 format:
 	clang-format -i $(FORMATTED)
 
