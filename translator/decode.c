@@ -356,6 +356,11 @@ static void take_operands(struct tr_insn *insn, const ZydisDecodedInstruction *z
         insn->mem_write = insn->opcode & 2;
         insn->mem_read = !insn->mem_write;
     }
+    /* The decoder does not say that these move their pointers. */
+    if (insn->op == TR_OP_cmps)
+        insn->regs_written |= 1u << RT_SI | 1u << RT_DI;
+    else if (insn->op == TR_OP_scas)
+        insn->regs_written |= 1u << RT_DI;
     /* MOVSXD with a 16-bit destination reads 16 bits (SDM 2 MOVSXD); the decoder says 32. */
     if (insn->mnemonic == ZYDIS_MNEMONIC_MOVSXD && insn->opsize == 16 && insn->mem_size)
         insn->mem_size = 2;

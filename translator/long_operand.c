@@ -486,6 +486,7 @@ struct fields {
     const struct l_operand *mem;
 };
 
+/* Where a VEX or EVEX prefix begins. */
 static unsigned prefix_count(const struct tr_insn *insn)
 {
     unsigned n = 0;
@@ -502,6 +503,7 @@ static unsigned prefix_count(const struct tr_insn *insn)
         case 0xf0:
         case 0xf2:
         case 0xf3:
+        case 0x40 ... 0x4f: /* in front of another prefix, where it has no effect */
             continue;
         default:
             return n;
