@@ -81,6 +81,7 @@ help:
 	@echo 'make run-i386   the same with a 32-bit kernel'
 	@echo 'make test       everything: lint, unit, golden, guest, differential, boot, stress tests'
 	@echo 'make check      the quick part of it, under a minute'
+	@echo 'make fuzz       decoder and emitters under libFuzzer; FUZZ_SECONDS=N'
 	@echo 'make soak       the tests of equivalence for hours'
 	@echo 'make bench      native, novt and QEMU side by side; ONLY=group REPS=n GUESTS_ONLY=amd64'
 	@echo 'make lint       include order, host calls, machine paths, format'
@@ -96,7 +97,7 @@ help:
 # One check for everything that the goals of this call need.
 NEEDS_TEST := check test bench unit userland asan ubsan valgrind tests-% $(B)/tests/% $(B)/bench/%
 NEEDS_RUN := run run-i386 run-amd64 fetch
-DEPS := $(if $(filter $(NEEDS_TEST),$(MAKECMDGOALS)),test,$(if $(filter $(NEEDS_RUN),$(MAKECMDGOALS)),run,build))
+DEPS := $(if $(filter fuzz,$(MAKECMDGOALS)),fuzz,$(if $(filter $(NEEDS_TEST),$(MAKECMDGOALS)),test,$(if $(filter $(NEEDS_RUN),$(MAKECMDGOALS)),run,build)))
 deps:
 	@guest-support/deps.sh $(DEPS)
 
@@ -189,7 +190,7 @@ userland: tools | deps
 QUICK_DIFF := 20000
 CHECK_DIFF := diff
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress boot sandbox inject escape bench debian
+SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress boot sandbox inject escape fuzz bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))

@@ -9,11 +9,13 @@ set -eu
 BUILD='gcc make libc6-dev binutils libzydis-dev libunwind-dev libmimalloc-dev libseccomp-dev acpica-tools'
 RUN='apt dpkg tar xz-utils lz4 ca-certificates'
 TEST='libcriterion-dev gcc-multilib qemu-system-x86 python3 util-linux clang-format debootstrap'
+FUZZ='clang libclang-rt-dev'
 
 case "$1" in
 build) want=$BUILD ;;
 run) want="$BUILD $RUN" ;;
 test) want="$BUILD $RUN $TEST" ;;
+fuzz) want="$BUILD $FUZZ" ;;
 *)
     echo "deps.sh: unknown group '$1'" >&2
     exit 2

@@ -68,7 +68,7 @@ enum control_kind {
     CONTROL_CLASS,     /* delta of class small */
     CONTROL_HOST,      /* host address in or near a window: delta id was added */
     CONTROL_STACK,     /* the same for rsp; offset: how far from what was accessed last;
-                          small: there was one in this block */
+                          small: there was one, or a lookup, in this block */
     CONTROL_HOST_SP,   /* the host's stack; offset from its top */
     CONTROL_TABLE,     /* the jump table */
     CONTROL_SEGMENT,   /* 32-bit code: where a segment's base is */

@@ -312,7 +312,7 @@ static void check_recipe(struct control *c, const struct control_state *s)
     for (unsigned i = 0; i < 2; i++) {
         const struct control_value *v = &s->reg[reg[i]], *d = &s->reg[10 + i];
         if (!(v->kind == CONTROL_HOST && d->kind == CONTROL_DELTA && d->id == v->id) &&
-            !(v->kind == CONTROL_GUEST && d->kind == CONTROL_CONST && !d->offset))
+            !(!is_secret(v) && d->kind == CONTROL_CONST && !d->offset))
             control_say(c, "what the recipe takes off is not what was added");
     }
 }
@@ -469,6 +469,7 @@ static bool lea(struct control *c, struct control_state *s)
     } else if (b && x && o->mem.scale <= 1 && sum_is_proved(s, b, x, displacement)) {
         v.kind = to == RT_SP ? CONTROL_STACK : CONTROL_HOST;
         v.id = x->kind == CONTROL_DELTA ? x->id : ++c->values;
+        v.small = to == RT_SP; /* looked up is as good as accessed */
         if (to == RT_SP && x->kind != CONTROL_DELTA)
             control_say(c, "rsp without its slot's delta");
     } else if ((b && is_secret(b)) || (x && is_secret(x))) {

@@ -318,9 +318,9 @@ static const uint8_t sample[] = {
     0x48, 0x8b, 0x98, 0x00, 0x00, 0x00, 0x40,             /* mov 1G(%rax), %rbx */
     0x48, 0x0f, 0xab, 0x0e,                               /* bts %rcx, (%rsi) */
     0xf3, 0x48, 0xa5,                                     /* rep movsq */
-    0x48, 0x89, 0xec,                                     /* mov %rbp, %rsp */
     0x48, 0x81, 0xec, 0x00, 0x10, 0x00, 0x00,             /* sub $4096, %rsp */
     0x74, 0x10,                                           /* je */
+    0x48, 0x89, 0xec,                                     /* mov %rbp, %rsp */
     0xc4, 0xe2, 0x69, 0x90, 0x04, 0x98,                   /* vpgatherdd */
     0xeb, 0x40,                                           /* jmp */
 };
