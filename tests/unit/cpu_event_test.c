@@ -235,13 +235,25 @@ struct double_row {
     uint8_t first, second; /* second: 0: the handler's segment is absent, 1: paged out */
     uint8_t delivered;
 };
-static struct double_row doubles[] = {
-    {MON_UD, 0, MON_NP}, {MON_GP, 0, MON_DF}, {MON_DE, 0, MON_DF}, {MON_PF, 0, MON_DF},
-    {MON_UD, 1, MON_PF}, {MON_GP, 1, MON_PF}, {MON_PF, 1, MON_DF}, {MON_DB, 0, MON_NP},
-    {MON_TS, 1, MON_PF}, {MON_AC, 0, MON_NP},
-};
+/* SDM 3 table 6-5, for each exception and both kinds of second one. */
+static uint8_t by_the_table(uint8_t first, bool page_fault)
+{
+    bool contributory = first == MON_DE || (first >= MON_TS && first <= MON_GP);
+
+    if (first == MON_PF || (contributory && !page_fault))
+        return MON_DF;
+    return page_fault ? MON_PF : MON_NP;
+}
+
 ParameterizedTestParameters(cpu_event, second_faults_follow_the_table)
 {
+    static const uint8_t firsts[] = {MON_DE, MON_DB, MON_BP, MON_OF, MON_BR, MON_UD,
+                                     MON_NM, MON_TS, MON_NP, MON_SS, MON_GP, MON_PF,
+                                     MON_MF, MON_AC, MON_MC, MON_XM};
+    static struct double_row doubles[2 * sizeof(firsts)];
+
+    for (unsigned n = 0; n < 2 * sizeof(firsts); n++)
+        doubles[n] = (struct double_row){firsts[n / 2], n % 2, by_the_table(firsts[n / 2], n % 2)};
     return ROWS(struct double_row, doubles);
 }
 ParameterizedTest(struct double_row *row, cpu_event, second_faults_follow_the_table)
