@@ -373,7 +373,7 @@ struct cc_jitinfo *cc_jitinfo_create(struct cc *cc, const struct cc_symbol *symb
             rt_unwind_register(cc->rx, cc->size, at,
                                (const int32_t *)(const void *)(at + offsetof(struct frame, table)));
     if (!info->unwind) {
-        rt_os_unmap(info, sizeof(*info));
+        rt_os_release(info, sizeof(*info));
         return NULL;
     }
     info->cc = cc;
@@ -399,5 +399,5 @@ void cc_jitinfo_destroy(struct cc_jitinfo *info)
     if (info->perf_map)
         perf_flush(info);
     rt_os_close(info->perf_fd);
-    rt_os_unmap(info, sizeof(*info));
+    rt_os_release(info, sizeof(*info));
 }

@@ -98,18 +98,18 @@ int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
 
 void cc_destroy(struct cc *cc)
 {
-    rt_os_unmap(cc->rw, cc->size);
-    rt_os_unmap(cc->rx, cc->size);
-    rt_os_unmap(cc->blocks, all_blocks(cc) * sizeof(*cc->blocks));
-    rt_os_unmap(cc->sites, all_sites(cc) * sizeof(*cc->sites));
-    rt_os_unmap(cc->maps, cc->max_maps * sizeof(*cc->maps));
-    rt_os_unmap(cc->hash, CC_HASH_SIZE * sizeof(*cc->hash));
-    rt_os_unmap(cc->pages, cc->max_gfn * sizeof(*cc->pages));
-    rt_os_unmap(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
-    rt_os_unmap(cc->relocs, cc->max_relocs * sizeof(*cc->relocs));
-    rt_os_unmap(cc->last, CC_LAST * sizeof(*cc->last));
-    rt_os_unmap(cc->collided, CC_MARKS);
-    rt_os_unmap(cc->seen, CC_MARKS);
+    rt_os_release(cc->rw, cc->size);
+    rt_os_release(cc->rx, cc->size);
+    rt_os_release(cc->blocks, all_blocks(cc) * sizeof(*cc->blocks));
+    rt_os_release(cc->sites, all_sites(cc) * sizeof(*cc->sites));
+    rt_os_release(cc->maps, cc->max_maps * sizeof(*cc->maps));
+    rt_os_release(cc->hash, CC_HASH_SIZE * sizeof(*cc->hash));
+    rt_os_release(cc->pages, cc->max_gfn * sizeof(*cc->pages));
+    rt_os_release(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
+    rt_os_release(cc->relocs, cc->max_relocs * sizeof(*cc->relocs));
+    rt_os_release(cc->last, CC_LAST * sizeof(*cc->last));
+    rt_os_release(cc->collided, CC_MARKS);
+    rt_os_release(cc->seen, CC_MARKS);
     cc_table_free(cc->miss_table);
     rt_os_close(cc->fd);
     rt_os_close(cc->table_fd);

@@ -36,7 +36,7 @@ int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
     if (!map)
         return -ENOMEM;
     fill(cc, (void **)(void *)(map + STATE_SIZE), CC_TABLE_ENTRIES);
-    rt_os_unmap(map, MAP_SIZE);
+    rt_os_release(map, MAP_SIZE);
     cc->miss_table = cc_table_new(cc);
     return cc->miss_table ? rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R) : -ENOMEM;
 }

@@ -23,10 +23,34 @@ static int host_prot(int prot)
     return (prot & 1 ? PROT_READ : 0) | (prot & 2 ? PROT_WRITE : 0) | (prot & 4 ? PROT_EXEC : 0);
 }
 
+/* Unmapped pages on both sides of everything that has no place of its own: an index that is out of
+ * range by up to so much faults instead of reaching the next arena. */
+#define GUARD ((size_t)64 << 10)
+
+static size_t with_guards(size_t size)
+{
+    return ((size + 4095) & ~(size_t)4095) + 2 * GUARD;
+}
+
 static void *map(void *at, size_t size, int prot, int flags, int fd, uint64_t offset)
 {
     void *p = mmap(at, size, host_prot(prot), flags, fd, (off_t)offset);
     return p == MAP_FAILED ? NULL : p;
+}
+
+/* The same at a place of the host's choice, between guards. */
+static void *map_guarded(size_t size, int prot, int flags, int fd, uint64_t offset)
+{
+    if (size > SIZE_MAX / 2)
+        return NULL;
+    uint8_t *range = map(NULL, with_guards(size), RT_PROT_NONE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (!range)
+        return NULL;
+    void *p = map(range + GUARD, size, prot, flags | MAP_FIXED, fd, offset);
+    if (!p)
+        munmap(range, with_guards(size));
+    return p;
 }
 
 int rt_os_memfd(const char *name, size_t size)
@@ -55,34 +79,40 @@ void rt_os_close(int fd)
 
 void *rt_os_map_shared(int fd, size_t offset, size_t size, int prot)
 {
-    return map(NULL, size, prot, MAP_SHARED, fd, offset);
+    return map_guarded(size, prot, MAP_SHARED, fd, offset);
 }
 
 void *rt_os_map_twice(size_t size, uint8_t **rx)
 {
-    void *rw = map(NULL, size, RT_PROT_RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-    if (!rw)
-        return NULL;
-    void *again = mremap(rw, 0, size, MREMAP_MAYMOVE); /* old size 0: the mapping stays, too */
-    if (again != MAP_FAILED && mprotect(again, size, host_prot(RT_PROT_RX)) == 0) {
-        *rx = again;
+    void *rw = map_guarded(size, RT_PROT_RW, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    void *at = rw ? map_guarded(size, RT_PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) : NULL;
+    /* old size 0: the mapping stays, too */
+    if (at && mremap(rw, 0, size, MREMAP_MAYMOVE | MREMAP_FIXED, at) != MAP_FAILED &&
+        mprotect(at, size, host_prot(RT_PROT_RX)) == 0) {
+        *rx = at;
         return rw;
     }
-    if (again != MAP_FAILED)
-        munmap(again, size);
-    munmap(rw, size);
+    rt_os_release(at, size);
+    rt_os_release(rw, size);
     return NULL;
 }
 
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size)
 {
-    return map(at, size, RT_PROT_RW, MAP_PRIVATE | MAP_NORESERVE | (at ? MAP_FIXED : 0), fd,
-               offset);
+    int flags = MAP_PRIVATE | MAP_NORESERVE;
+    return at ? map(at, size, RT_PROT_RW, flags | MAP_FIXED, fd, offset)
+              : map_guarded(size, RT_PROT_RW, flags, fd, offset);
 }
 
 void *rt_os_reserve(size_t size)
 {
-    return map(NULL, size, RT_PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return map_guarded(size, RT_PROT_RW, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+}
+
+void rt_os_release(void *p, size_t size)
+{
+    if (p)
+        munmap((uint8_t *)p - GUARD, with_guards(size));
 }
 
 int rt_os_unmap(void *p, size_t size)

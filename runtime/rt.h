@@ -21,7 +21,8 @@ void rt_assert_failed(const char *what, const char *file, int line) __attribute_
 
 enum rt_prot { RT_PROT_NONE = 0, RT_PROT_R = 1, RT_PROT_RW = 3, RT_PROT_RX = 5 };
 
-/* All return a negative errno on failure, or NULL where they return pointers. */
+/* All return a negative errno on failure, or NULL where they return pointers. What they map at a
+ * place of the host's choice has guards of 64 KiB on both sides, and goes by rt_os_release(). */
 int rt_os_memfd(const char *name, size_t size);
 void rt_os_close(int fd);
 int rt_os_dup(int fd);
@@ -34,7 +35,9 @@ void *rt_os_map_twice(size_t size, uint8_t **rx);
 void *rt_os_map_private(void *at, int fd, size_t offset, size_t size);
 /* Zeroed memory that costs nothing until touched. */
 void *rt_os_reserve(size_t size);
-/* May fail where it would leave two mappings of one: the host limits their number. */
+void rt_os_release(void *p, size_t size);
+/* Unmaps a part of a window. May fail where it would leave two mappings of one: the host limits
+ * their number. */
 int rt_os_unmap(void *p, size_t size);
 /* Gives the pages' memory back; they read as zero afterwards. */
 int rt_os_discard(void *p, size_t size);

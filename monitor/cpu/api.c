@@ -185,7 +185,7 @@ static void drop_slot(struct mon_slot *slot)
 {
     if (!slot->used)
         return;
-    rt_os_unmap(slot->host, slot->size);
+    rt_os_release(slot->host, slot->size);
     rt_os_close(slot->fd);
     slot->used = false;
 }
@@ -195,7 +195,7 @@ static void vcpu_destroy(struct mon_vcpu *v)
     mon_verify_destroy(v);
     mon_native_destroy(v);
     mon_views_destroy(v);
-    rt_os_unmap(v->saved.xsave, 4096);
+    rt_os_release(v->saved.xsave, 4096);
 }
 
 void novt_vm_destroy(struct novt_vm *handle)
@@ -272,7 +272,7 @@ int novt_vm_set_memory(struct novt_vm *handle, uint32_t index, uint64_t gpa, uin
     }
     int fd = size ? rt_os_dup(memfd) : -1; /* the caller may close its own */
     if (size && fd < 0) {
-        rt_os_unmap(host, size);
+        rt_os_release(host, size);
         return fail(vm, NOVT_E_NOMEM, "cannot duplicate the memfd (%s)", strerror(-fd));
     }
     drop_translations(vm);

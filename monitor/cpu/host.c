@@ -74,8 +74,8 @@ static bool runs_code(int fd)
         memcpy(&code, &rx, sizeof(code));
         works = code() == 42;
     }
-    rt_os_unmap(rw, 4096);
-    rt_os_unmap(rx, 4096);
+    rt_os_release(rw, 4096);
+    rt_os_release(rx, 4096);
     return works;
 }
 

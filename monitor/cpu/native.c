@@ -339,8 +339,8 @@ void mon_native_destroy(struct mon_vcpu *v)
     if (!native)
         return;
     v->cpu->native_lo = v->cpu->native_hi = v->saved.native_lo = v->saved.native_hi = NULL;
-    rt_os_unmap(native->code_rw, NATIVE_CODE_SIZE);
-    rt_os_unmap(native->code_rx, REGION_SIZE);
+    rt_os_release(native->code_rw, NATIVE_CODE_SIZE);
+    rt_os_release(native->code_rx, REGION_SIZE);
     free(native->slots);
     free(native->undo);
     free(native);

@@ -117,11 +117,11 @@ void mon_verify_destroy(struct mon_vcpu *v)
     if (y->plans && (y->compared || y->skipped))
         verify_say(v, "verify: vCPU %u: %llu blocks compared, %llu not comparable", v->id,
                    (unsigned long long)y->compared, (unsigned long long)y->skipped);
-    rt_os_unmap(y->plans, PLANS * sizeof(*y->plans));
-    rt_os_unmap(y->pages, PAGES * sizeof(*y->pages));
-    rt_os_unmap(y->areas, 3 * XSAVE_MAX);
-    rt_os_unmap(y->runs, COUNTERS * sizeof(*y->runs));
-    rt_os_unmap(y, sizeof(*y));
+    rt_os_release(y->plans, PLANS * sizeof(*y->plans));
+    rt_os_release(y->pages, PAGES * sizeof(*y->pages));
+    rt_os_release(y->areas, 3 * XSAVE_MAX);
+    rt_os_release(y->runs, COUNTERS * sizeof(*y->runs));
+    rt_os_release(y, sizeof(*y));
     v->verify = NULL;
 }
 

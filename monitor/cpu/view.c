@@ -750,7 +750,7 @@ static int make_void_deltas(struct mon_view_set *set)
         return NOVT_E_NOMEM;
     for (uint64_t hi = 0; hi < 65536; hi++)
         deltas[hi] = (uint64_t)set->void_window - canonical(hi);
-    rt_os_unmap(deltas, DELTAS_SIZE);
+    rt_os_release(deltas, DELTAS_SIZE);
     return NOVT_OK;
 }
 
@@ -787,7 +787,7 @@ void mon_views_destroy(struct mon_vcpu *v)
         rt_window_release(set->void_window);
     cc_table_free(set->super_table);
     rt_os_close(set->deltas_fd);
-    rt_os_unmap(set, sizeof(*set));
+    rt_os_release(set, sizeof(*set));
     v->views = NULL;
 }
 

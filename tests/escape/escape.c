@@ -184,6 +184,9 @@ int main(int argc, char **argv)
         failed += bad;
         passed += DRIFT_ROWS - bad;
     }
+    bool guarded = watch_guards();
+    printf("%s escape: the library's own memory lies between guards\n", guarded ? "PASS" : "FAIL");
+    *(guarded ? &passed : &failed) += 1;
     all_rows();
     growth();
     over = true;

@@ -84,6 +84,7 @@ unsigned drift_test(struct machine *m);
 bool watch_start(void);
 bool watch_canaries(void);
 bool watch_maps(void);
+bool watch_guards(void);
 bool watch_leaks(const struct machine *m);
 bool watch_registers(const struct machine *m);
 struct usage {

@@ -5,7 +5,8 @@
  * the guest. Maps: in the windows' zones there are guest pages, tables of deltas and, at the end of
  * 4 GiB that are nobody's window, jump tables, nothing else, never executable and never across the
  * end of a window; guest pages are nowhere else but
- * where the library and this program map them; no mapping is writable and executable. */
+ * where the library and this program map them; no mapping is writable and executable. Guards: what
+ * the library maps for itself lies between pages that nobody may touch. */
 #include "tests/escape/escape.h"
 
 #include <dirent.h>
@@ -17,6 +18,8 @@
 
 #define TIB    (1ull << 40)
 #define WINDOW (4ull << 30)
+
+#define JUMP_TABLE (4u << 20) /* at most, at the end of 4 GiB */
 
 /* Where windows are (runtime/window.c), and nothing else. */
 static const struct {
@@ -119,7 +122,8 @@ static bool in_zone(const struct mapping *x)
 static bool mapping_is_right(const struct mapping *x, unsigned *elsewhere)
 {
     bool ram = !strncmp(x->name, "/memfd:escape-ram", 17);
-    bool jumps = !strncmp(x->name, "/memfd:novt-jump-table", 22) && !(x->end % WINDOW);
+    bool jumps =
+        !strncmp(x->name, "/memfd:novt-jump-table", 22) && x->start % WINDOW >= WINDOW - JUMP_TABLE;
     bool table = jumps || !strncmp(x->name, "/memfd:novt-deltas", 18);
 
     if (strchr(x->flags, 'x') && (strchr(x->flags, 'w') || ram || table))
@@ -153,6 +157,70 @@ bool watch_maps(void)
     if (f)
         fclose(f);
     return right;
+}
+
+/* ---- guards ---- */
+
+#define GUARD     (64u << 10)
+#define ARENAS    12 /* of anonymous memory: the code cache's ten, views, vector state */
+#define OWN_FILES 4  /* code and single instructions, writable and executable */
+
+struct neighbours {
+    struct mapping here;
+    bool guarded; /* here follows a guard */
+    bool own;     /* here is a file of the library's */
+    unsigned arenas, files;
+    bool right;
+};
+
+static bool is_guard(const struct mapping *x)
+{
+    return !strncmp(x->flags, "---", 3) && x->end - x->start >= GUARD;
+}
+
+/* next follows here: whether here has both its guards. */
+static void next_mapping(struct neighbours *n, const struct mapping *next, bool next_own)
+{
+    if (n->own && next_own && next->start == n->here.end) {
+        n->here.end = next->end; /* one file with two rights */
+        return;
+    }
+    bool follows = is_guard(next) && next->start == n->here.end;
+
+    if (n->own && !(n->guarded && follows)) {
+        printf("    %llx-%llx has no guards\n", (unsigned long long)n->here.start,
+               (unsigned long long)n->here.end);
+        n->right = false;
+    }
+    n->files += n->own;
+    n->arenas += !n->own && n->guarded && follows && !strcmp(n->here.flags, "rw-p");
+    n->guarded = is_guard(&n->here) && n->here.end == next->start;
+    n->here = *next;
+    n->own = next_own;
+}
+
+bool watch_guards(void)
+{
+    struct neighbours n = {.right = true};
+    char line[512];
+    FILE *f = fopen("/proc/self/maps", "re");
+
+    while (f && fgets(line, sizeof(line), f)) {
+        struct mapping x;
+        unsigned long long start, end;
+        if (sscanf(line, "%llx-%llx %4s", &start, &end, x.flags) != 3)
+            continue;
+        x.start = start;
+        x.end = end;
+        next_mapping(&n, &x, strstr(line, "/memfd:novt-") && !in_zone(&x));
+    }
+    if (f)
+        fclose(f);
+    if (n.arenas < ARENAS || n.files < OWN_FILES) {
+        printf("    only %u arenas and %u mapped files have guards\n", n.arenas, n.files);
+        n.right = false;
+    }
+    return n.right;
 }
 
 struct usage watch_usage(void)

@@ -148,19 +148,16 @@ static struct cc_block *translate(struct tr_request *request)
 {
     struct cc_block *block = NULL;
 
-    if (cc.used > REGION - (256u << 10))
+    enum tr_result result = tr_translate(request, &block);
+    if (result == TR_FULL) {
         cc_flush(&cc);
-    switch (tr_translate(request, &block)) {
-    case TR_DONE:
-        return block;
-    case TR_SECOND_PAGE:
-        return NULL;
-    case TR_FULL:
+        result = tr_translate(request, &block);
+    }
+    if (result == TR_FULL) {
         complaints++;
         fprintf(stderr, "fuzz: no room in an empty cache\n");
-        break;
     }
-    return NULL;
+    return result == TR_DONE ? block : NULL;
 }
 
 /* The same block at another address, scanned as well. */

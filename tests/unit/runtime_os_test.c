@@ -45,8 +45,8 @@ Test(runtime_os, two_shared_views_are_the_same_memory)
     cr_assert(a && b);
     a[4096] = 42;
     cr_expect_eq(b[0], 42);
-    rt_os_unmap(a, 8192);
-    rt_os_unmap(b, 4096);
+    rt_os_release(a, 8192);
+    rt_os_release(b, 4096);
     rt_os_close(fd);
 }
 
@@ -62,8 +62,8 @@ Test(runtime_os, anonymous_memory_mapped_twice_is_written_here_and_runs_there)
     cr_expect_eq(code(), 42);
     cr_expect(store_faults(rx), "the executable view is not writable");
     cr_expect(!store_faults(rw + 4096));
-    rt_os_unmap(rw, 8192);
-    rt_os_unmap(rx, 8192);
+    rt_os_release(rw, 8192);
+    rt_os_release(rx, 8192);
 }
 
 Test(runtime_os, a_private_view_hides_its_writes_until_it_is_discarded)
@@ -77,8 +77,8 @@ Test(runtime_os, a_private_view_hides_its_writes_until_it_is_discarded)
     cr_expect_eq(a[0], 1);
     rt_os_discard(b, 4096);
     cr_expect_eq(b[0], 1);
-    rt_os_unmap(a, 4096);
-    rt_os_unmap(b, 4096);
+    rt_os_release(a, 4096);
+    rt_os_release(b, 4096);
     rt_os_close(fd);
 }
 
@@ -91,7 +91,25 @@ Test(runtime_os, reserved_memory_is_zero_and_stays_after_a_discard)
     p[1ull << 35] = 9;
     rt_os_discard(p + (1ull << 35), 4096);
     cr_expect_eq(p[1ull << 35], 0);
-    rt_os_unmap(p, 1ull << 36);
+    rt_os_release(p, 1ull << 36);
+}
+
+Test(runtime_os, what_the_host_places_has_guards)
+{
+    int fd = rt_os_memfd("test", 8192);
+    uint8_t *rx,
+        *p[] = {rt_os_reserve(8192), rt_os_reserve(5000), rt_os_map_shared(fd, 0, 8192, RT_PROT_RW),
+                rt_os_map_private(NULL, fd, 0, 8192), rt_os_map_twice(8192, &rx)};
+
+    for (unsigned i = 0; i < 5; i++) {
+        cr_expect(!store_faults(p[i]) && !store_faults(p[i] + 8191), "%u", i);
+        cr_expect(store_faults(p[i] - 1) && store_faults(p[i] + 8192), "%u has no guards", i);
+        cr_expect(store_faults(p[i] - 65536) && store_faults(p[i] + 8192 + 65535), "%u", i);
+        rt_os_release(p[i], i == 1 ? 5000 : 8192);
+    }
+    cr_expect(store_faults(rx - 1) && store_faults(rx + 8192));
+    rt_os_release(rx, 8192);
+    rt_os_close(fd);
 }
 
 Test(runtime_os, protection_holds)
@@ -104,7 +122,7 @@ Test(runtime_os, protection_holds)
     cr_expect(!store_faults(p + 4096));
     cr_expect_eq(rt_os_protect(p, 4096, RT_PROT_RW), 0);
     cr_expect(!store_faults(p));
-    rt_os_unmap(p, 8192);
+    rt_os_release(p, 8192);
 }
 
 Test(runtime_os, mapping_at_an_address_replaces_what_was_there)
@@ -118,8 +136,8 @@ Test(runtime_os, mapping_at_an_address_replaces_what_was_there)
     cr_expect_eq(p[4096], 2);
     cr_expect(store_faults(p + 4096));
     cr_expect(!store_faults(p + 8192));
-    rt_os_unmap(p, 12288);
-    rt_os_unmap(q, 4096);
+    rt_os_release(p, 12288);
+    rt_os_release(q, 4096);
     rt_os_close(fd);
 }
 
@@ -131,7 +149,7 @@ Test(runtime_os, failures_are_negative_errno_or_null)
     cr_expect_eq(rt_os_map_at((void *)0x1f0000000000, 4096, RT_PROT_RW, -1, 0, false), -EBADF);
     cr_expect_eq(rt_os_protect((void *)0x1f0000000000, 4096, RT_PROT_R), -ENOMEM);
     cr_expect_eq(rt_os_append_open("/nonexistent/file"), -ENOENT);
-    rt_os_unmap(NULL, 4096);
+    rt_os_release(NULL, 4096);
     rt_os_close(-1);
 }
 
