@@ -33,7 +33,7 @@ void cc_index_add(struct cc *cc, uint32_t index)
     b->hash_next = *bucket;
     *bucket = index;
     page_add(cc, index, b->gpa, 0);
-    if (b->gpa2 != ~0ull)
+    if (cc_crosses(b))
         page_add(cc, index, b->gpa2, 1);
     b->valid = true;
 }
@@ -42,8 +42,7 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
                               const struct cc_site *sites, const struct cc_reloc *relocs)
 {
     if (cc->nblocks >= cc->max_blocks || cc->nsites + proto->nsites > cc->max_sites ||
-        cc->nmaps + proto->nmap > cc->max_maps ||
-        (relocs && cc->nrelocs + proto->nrelocs > cc->max_relocs))
+        cc->nmaps + proto->nmap + proto->nrelocs > cc->max_maps)
         return NULL;
     uint32_t index = cc->nblocks++;
     struct cc_block *b = &cc->blocks[index];
@@ -56,9 +55,8 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
     }
     for (unsigned i = 0; i < b->nmap; i++)
         cc->maps[cc->nmaps++] = map[i];
-    b->reloc = cc->nrelocs;
-    for (unsigned i = 0; relocs && i < b->nrelocs; i++)
-        cc->relocs[cc->nrelocs++] = relocs[i];
+    for (unsigned i = 0; i < b->nrelocs; i++)
+        __builtin_memcpy(&cc->maps[cc->nmaps++], &relocs[i], sizeof(*relocs));
     cc_index_add(cc, index);
     cc_move_note(cc, b);
     cc->guest_bytes += b->len;
@@ -84,7 +82,7 @@ void cc_index_remove(struct cc *cc, uint32_t index)
         at = &cc->blocks[*at].hash_next;
     *at = b->hash_next;
     page_remove(cc, index, 0);
-    if (b->gpa2 != ~0ull)
+    if (cc_crosses(b))
         page_remove(cc, index, 1);
     b->valid = false;
 }
@@ -185,13 +183,13 @@ void cc_flush(struct cc *cc)
     for (uint32_t i = 1; i < cc->nblocks; i++) {
         struct cc_block *b = &cc->blocks[i];
         cc_page(cc, b->gpa)->blocks = CC_NONE;
-        if (b->gpa2 != ~0ull)
+        if (cc_crosses(b))
             cc_page(cc, b->gpa2)->blocks = CC_NONE;
     }
     for (unsigned i = 0; i < CC_HASH_SIZE; i++)
         cc->hash[i] = CC_NONE;
     cc->nblocks = cc->nsites = 1;
-    cc->nmaps = cc->nrelocs = 0;
+    cc->nmaps = 0;
     for (unsigned i = 0; i < CC_LAST; i++)
         cc->last[i] = CC_NONE;
     cc->used = cc->start;

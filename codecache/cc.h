@@ -34,40 +34,46 @@ struct cc_map {
     uint16_t guest; /* offset from pc: 0xf000 bits hold the recipe */
 };
 
-/* A translated block. Blocks are never freed one by one: a flush drops all of them, or all copies.
- */
+/* A translated block, in one cache line. Blocks are never freed one by one: a flush drops all of
+ * them, or all copies. */
 struct cc_block {
-    uint64_t pc;   /* guest linear address of the first byte */
-    uint64_t gpa;  /* guest-physical address of the first byte */
-    uint64_t gpa2; /* page of the second half of a crossing instruction, or ~0 */
-    uint32_t key;  /* translation mode bits */
-    uint32_t host; /* offset of the indirect entry in the region */
-    uint32_t host_len;
-    uint16_t direct; /* offset of the direct entry from host */
-    uint16_t len;    /* guest bytes */
-    uint16_t insns;
-    uint16_t nmap;
-    uint32_t map; /* offset of struct cc_map rows in the arena, in rows */
+    uint64_t pc;         /* guest linear address of the first byte */
+    uint64_t gpa : 48;   /* guest-physical address of the first byte */
+    uint64_t key : 16;   /* translation mode bits */
+    uint64_t gpa2 : 48;  /* page of the second half of a crossing instruction, or CC_NO_GPA */
+    uint64_t total : 16; /* bytes of host code with the records behind it */
+    uint32_t host;       /* offset of the indirect entry in the region */
+    uint16_t host_len;
+    uint16_t len;   /* guest bytes */
+    uint8_t direct; /* offset of the direct entry from host */
+    uint8_t insns, nsites;
+    bool valid : 1;
+    bool movable : 1,
+        collided : 1; /* has relocations; checks entries as those that have collided */
+    bool wide : 1;    /* 64-bit code: other register conventions (vcpu.h) */
+    uint16_t nmap, nrelocs;
+    uint32_t map; /* its first row in the arena; the relocations follow its rows */
     uint32_t hash_next;
     uint32_t page_next[2]; /* list of blocks with code on the page, for each of its pages */
     uint32_t links_in;     /* sites that jump to this block */
-    uint32_t first_site, nsites;
-    bool valid;
-    bool movable, collided; /* has relocations; its entry check is for blocks that have collided */
-    uint32_t reloc;         /* first relocation */
-    uint16_t nrelocs;
-    uint32_t total; /* bytes of host code with the records behind it */
-    bool wide;      /* 64-bit code: other register conventions (vcpu.h) */
+    uint32_t first_site;
 };
+_Static_assert(sizeof(struct cc_block) == 64, "a block's record fills a cache line");
+
+#define CC_NO_GPA ((1ull << 48) - 1)
+static inline bool cc_crosses(const struct cc_block *b)
+{
+    return b->gpa2 != CC_NO_GPA;
+}
 
 /* A direct branch in a block: patched to the target when linked, to its stub when not. */
 struct cc_site {
-    uint64_t target_pc;
     uint32_t jump;    /* region offset of the rel32 field */
     uint32_t stub;    /* region offset of the stub */
     uint32_t block;   /* the block that it belongs to */
     uint32_t target;  /* the linked block, or CC_NONE */
     uint32_t next_in; /* next in the target's links_in */
+    uint16_t to;      /* where it leads: offset in the block's page */
 };
 
 /* A constant in a block's host code that follows from where the block is (move.c). */
@@ -113,10 +119,9 @@ struct cc {
     uint8_t *reserved; /* of the open reservation, or NULL */
     struct cc_block *blocks;
     struct cc_site *sites;
-    struct cc_map *maps;
-    struct cc_reloc *relocs;
-    uint32_t nblocks, nsites, nmaps, nrelocs;
-    uint32_t max_blocks, max_sites, max_maps, max_relocs;
+    struct cc_map *maps; /* rows of pc maps, and relocations */
+    uint32_t nblocks, nsites, nmaps;
+    uint32_t max_blocks, max_sites, max_maps;
     /* Copies of blocks (move.c) lie behind all others, in the region and in both arrays. */
     struct cc_copies {
         size_t used;

@@ -32,7 +32,7 @@ static bool overlaps(const struct cc_block *b, uint64_t gpa, unsigned len)
 {
     uint64_t first = 4096 - (b->gpa & 4095);
 
-    if (b->gpa2 == ~0ull || b->len <= first)
+    if (!cc_crosses(b) || b->len <= first)
         return gpa < b->gpa + b->len && b->gpa < gpa + len;
     return (gpa < b->gpa + first && b->gpa < gpa + len) ||
            (gpa < b->gpa2 + (b->len - first) && b->gpa2 < gpa + len);

@@ -124,7 +124,7 @@ static void copy_sites(const struct cc *cc, const struct cc_block *from, const s
 
     for (unsigned i = 0; i < from->nsites; i++) {
         const struct cc_site *site = &cc->sites[from->first_site + i];
-        sites[i] = (struct cc_site){.target_pc = site->target_pc + m->slide,
+        sites[i] = (struct cc_site){.to = site->to,
                                     .jump = site->jump + m->host,
                                     .stub = site->stub + m->host,
                                     .block = index};
@@ -155,8 +155,9 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
                      .index_mask = cc->index_mask};
     copy(code, cc->rw + from->host, from->total);
     for (unsigned i = 0; i < from->nrelocs; i++) {
-        const struct cc_reloc *r = &cc->relocs[from->reloc + i];
-        relocate(code + r->at, r->kind, &m);
+        struct cc_reloc r;
+        __builtin_memcpy(&r, &cc->maps[from->map + from->nmap + i], sizeof(r));
+        relocate(code + r.at, r.kind, &m);
     }
     uint32_t index = cc->max_blocks + copies->nblocks++;
     struct cc_block *b = &cc->blocks[index];

@@ -37,7 +37,6 @@ static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
     cc->max_blocks = (uint32_t)(size / 48);
     cc->max_sites = (uint32_t)(size / 32);
     cc->max_maps = (uint32_t)(size / 4);
-    cc->max_relocs = (uint32_t)(size / 32);
     cc->main_size = size - size / 4 / 4096 * 4096;
     cc->copies = (struct cc_copies){.max_blocks = (uint32_t)((size - cc->main_size) / 64),
                                     .max_sites = (uint32_t)((size - cc->main_size) / 32)};
@@ -59,9 +58,8 @@ uint64_t cc_address_space(size_t size, uint64_t max_gpa)
     struct cc cc;
     size_arenas(&cc, size, max_gpa);
     return 2 * size + all_blocks(&cc) * sizeof(*cc.blocks) + all_sites(&cc) * sizeof(*cc.sites) +
-           cc.max_maps * sizeof(*cc.maps) + cc.max_relocs * sizeof(*cc.relocs) +
-           CC_HASH_SIZE * sizeof(*cc.hash) + cc.max_gfn * sizeof(*cc.pages) +
-           cc.max_gfn / 512 * sizeof(*cc.code_2m) + CC_TABLE_SIZE;
+           cc.max_maps * sizeof(*cc.maps) + CC_HASH_SIZE * sizeof(*cc.hash) +
+           cc.max_gfn * sizeof(*cc.pages) + cc.max_gfn / 512 * sizeof(*cc.code_2m) + CC_TABLE_SIZE;
 }
 
 static int reserve_arenas(struct cc *cc)
@@ -72,13 +70,12 @@ static int reserve_arenas(struct cc *cc)
     cc->hash = rt_os_reserve(CC_HASH_SIZE * sizeof(*cc->hash));
     cc->pages = rt_os_reserve(cc->max_gfn * sizeof(*cc->pages));
     cc->code_2m = rt_os_reserve((cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
-    cc->relocs = rt_os_reserve(cc->max_relocs * sizeof(*cc->relocs));
     cc->last = rt_os_reserve(CC_LAST * sizeof(*cc->last));
     cc->collided = rt_os_reserve(CC_MARKS);
     cc->seen = rt_os_reserve(CC_MARKS);
     cc->nblocks = cc->nsites = 1;
     return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
-                   cc->relocs && cc->last && cc->collided && cc->seen
+                   cc->last && cc->collided && cc->seen
                ? 0
                : -ENOMEM;
 }
@@ -106,7 +103,6 @@ void cc_destroy(struct cc *cc)
     rt_os_release(cc->hash, CC_HASH_SIZE * sizeof(*cc->hash));
     rt_os_release(cc->pages, cc->max_gfn * sizeof(*cc->pages));
     rt_os_release(cc->code_2m, (cc->max_gfn / 512 + 1) * sizeof(*cc->code_2m));
-    rt_os_release(cc->relocs, cc->max_relocs * sizeof(*cc->relocs));
     rt_os_release(cc->last, CC_LAST * sizeof(*cc->last));
     rt_os_release(cc->collided, CC_MARKS);
     rt_os_release(cc->seen, CC_MARKS);

@@ -16,7 +16,7 @@
 #define STATE_SIZE 4096
 #define MAP_SIZE   (STATE_SIZE + CC_TABLE_SIZE)
 #define MAP_AT     (RT_WINDOW_SIZE - MAP_SIZE)
-#define KEPT       128
+#define KEPT       64
 #define PER_PAGE   (4096 / sizeof(void *))
 
 static void fill(struct cc *cc, void **entry, size_t n)

@@ -87,7 +87,7 @@ void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uin
         return;
     tail->site = (uint16_t)t->nsites;
     t->site[t->nsites++] =
-        (struct cc_site){.target_pc = pc, .jump = (uint32_t)(field - t->rq->cc->rw)};
+        (struct cc_site){.to = pc & 4095, .jump = (uint32_t)(field - t->rq->cc->rw)};
 }
 
 /* ---- decoding ahead ---- */
@@ -345,7 +345,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
         l_begin(t);
     t->movable = may_be_moved(t);
     emit_entry(t);
-    proto->direct = (uint16_t)(t->p - t->base);
+    proto->direct = (uint8_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
             emit_count(t, i);
@@ -359,11 +359,11 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     }
     for (unsigned i = 0; i < t->ntails; i++)
         emit_tail(t, &t->tail[i]);
-    proto->host_len = (uint32_t)(t->p - t->base);
+    proto->host_len = (uint16_t)(t->p - t->base);
     emit_records(t);
-    proto->total = (uint32_t)(t->p - t->base);
+    proto->total = (uint16_t)(t->p - t->base);
     proto->movable = t->movable;
-    proto->nrelocs = (uint16_t)t->nrelocs;
+    proto->nrelocs = (uint16_t)(t->movable ? t->nrelocs : 0);
     proto->collided = cc_collided(t->rq->cc, t->rq->pc);
 }
 
@@ -371,9 +371,9 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
 {
     struct tr_block t = {.rq = request};
     struct cc_block proto = {.pc = request->pc,
-                             .gpa = request->gpa,
-                             .gpa2 = ~0ull,
-                             .key = request->key,
+                             .gpa = request->gpa & CC_NO_GPA,
+                             .gpa2 = CC_NO_GPA,
+                             .key = (uint16_t)request->key,
                              .wide = request->key & TR_K_LONG};
 
     RT_ASSERT(request->max_insns <= TR_MAX_INSNS);
@@ -387,11 +387,11 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
     RT_ASSERT((size_t)(t.p - t.base) <= TR_MAX_HOST);
     proto.host = (uint32_t)(t.base - request->cc->rw);
     proto.len = (uint16_t)t.end;
-    proto.insns = (uint16_t)t.ninsns;
+    proto.insns = (uint8_t)t.ninsns;
     proto.nmap = (uint16_t)t.nmap;
-    proto.nsites = t.nsites;
+    proto.nsites = (uint8_t)t.nsites;
     if (t.crossing)
-        proto.gpa2 = request->gpa2;
+        proto.gpa2 = request->gpa2 & CC_NO_GPA;
     *block = cc_block_add(request->cc, &proto, t.map, t.site, t.reloc);
     if (!*block) {
         cc_abort(request->cc);

@@ -273,7 +273,7 @@ static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_
     mon_log(v, NOVT_LOG_TRANSLATE, "block %08llx gpa %llx key %x: %u instructions, %u -> %u bytes",
             (unsigned long long)b->pc, (unsigned long long)b->gpa, b->key, b->insns, b->len,
             b->host_len);
-    if (b->gpa2 == ~0ull)
+    if (!cc_crosses(b))
         log_listing(v, bytes, b->len, b->wide ? TR_MODE_64 : TR_MODE_32, b->pc);
     log_listing(v, host, b->host_len, TR_MODE_64, (uint64_t)host);
 }
@@ -370,7 +370,7 @@ static enum mon_rc check_second_page(struct mon_vcpu *v, const struct cc_block *
                                      struct mon_walk *walk2, bool *match)
 {
     *match = true;
-    if (b->gpa2 == ~0ull)
+    if (!cc_crosses(b))
         return MON_OK;
     if (mon_walk(v, next_page(b->pc, b->key), MON_FETCH, v->cpu->cpl, walk2) != MON_OK)
         return MON_FAULT;
@@ -455,11 +455,12 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
         if (check_second_page(v, b, &walk2, &match) != MON_OK)
             return MON_FAULT;
     }
-    mon_view_enter_block(v, b, &walk, b->gpa2 == ~0ull ? NULL : &walk2);
-    if (site && b->gpa2 == ~0ull &&
+    mon_view_enter_block(v, b, &walk, cc_crosses(b) ? &walk2 : NULL);
+    if (site && !cc_crosses(b) &&
         !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS))) {
         const struct cc_block *from = &cc->blocks[site->block];
-        if (from->valid && from->gpa >> 12 == b->gpa >> 12 && site->target_pc == b->pc)
+        if (from->valid && from->gpa >> 12 == b->gpa >> 12 && from->pc >> 12 == b->pc >> 12 &&
+            site->to == (b->pc & 4095))
             cc_link(cc, site, b);
     }
     return MON_OK;

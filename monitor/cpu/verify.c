@@ -203,7 +203,7 @@ static bool read_bytes(struct mon_vcpu *v, const struct cc_block *b, uint8_t *by
 
     if (!first)
         return false;
-    if (b->gpa2 == ~0ull || b->len <= in_page) {
+    if (!cc_crosses(b) || b->len <= in_page) {
         memcpy(bytes, first, b->len);
         return true;
     }

@@ -51,9 +51,9 @@
 #include <string.h>
 
 #define MAX_SLOTS   2048
-#define MAX_SPACES  40
+#define MAX_SPACES  26
 #define MAX_SUPER   6
-#define MAX_VIEWS   224
+#define MAX_VIEWS   160
 #define SPACE_VIEWS 30 /* of one space */
 #define DELTAS_SIZE (65536 * sizeof(uint64_t))
 #define MAX_PENDING 64
@@ -1556,7 +1556,7 @@ static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool globa
     uint64_t lpn = b->pc >> 12 & 0xfffff; /* pages 4 GiB apart share a bit: cleared too often */
 
     set_bit(set->super_exec, lpn);
-    if (b->gpa2 != ~0ull)
+    if (cc_crosses(b))
         set_bit(set->super_cross, (lpn + 1) & 0xfffff);
     if (global)
         return;

@@ -412,10 +412,6 @@ bool control_scan(struct control *c, const struct cc_block *b)
     c->block = b;
     c->code = c->cc->rx + b->host;
     c->blocks++;
-    if (b->host_len >= sizeof(starts)) {
-        control_say(c, "longer than the pc map can tell");
-        return false;
-    }
     memset(starts, 0, b->host_len);
     walk_from(c, &w, 0, true);
     walk_from(c, &w, b->direct, false);

@@ -5,9 +5,9 @@ TestSuite(codecache_block, .init = cache_setup, .fini = cache_teardown, .timeout
 
 Test(codecache_block, pc_gpa_and_key_identify_a_block)
 {
-    struct cc_block *a = add_block_at(0x1000, 0x5000, ~0ull, 8, 1, 0, NULL);
-    struct cc_block *b = add_block_at(0x1000, 0x6000, ~0ull, 8, 1, 0, NULL);
-    struct cc_block *c = add_block_at(0x1000, 0x5000, ~0ull, 8, 2, 0, NULL);
+    struct cc_block *a = add_block_at(0x1000, 0x5000, CC_NO_GPA, 8, 1, 0, NULL);
+    struct cc_block *b = add_block_at(0x1000, 0x6000, CC_NO_GPA, 8, 1, 0, NULL);
+    struct cc_block *c = add_block_at(0x1000, 0x5000, CC_NO_GPA, 8, 2, 0, NULL);
 
     cr_expect_eq(cc_lookup(&cc, 0x1000, 0x5000, 1), a);
     cr_expect_eq(cc_lookup(&cc, 0x1000, 0x6000, 1), b);
@@ -149,7 +149,7 @@ Test(codecache_block, sites_and_rows_that_do_not_fit_refuse_the_block)
     uint64_t targets[] = {1, 2, 3};
 
     cc.max_sites = 3;
-    cr_expect_null(add_block_at(0x1000, 0x1000, ~0ull, 8, 0, 3, targets));
+    cr_expect_null(add_block_at(0x1000, 0x1000, CC_NO_GPA, 8, 0, 3, targets));
     cc.max_sites = 100;
     cc.max_maps = 2;
     cr_expect_null(add_block(0x1000));

@@ -49,18 +49,18 @@ static inline struct cc_block *add_block_at(uint64_t pc, uint64_t gpa, uint64_t 
     memset(p, 0xcc, BLOCK_HOST);
     for (unsigned i = 0; i < sites; i++)
         site[i] = (struct cc_site){
-            .target_pc = targets[i], .jump = host + JUMP_AT + 5 * i, .stub = host + STUB_AT};
+            .to = targets[i] & 4095, .jump = host + JUMP_AT + 5 * i, .stub = host + STUB_AT};
     struct cc_block proto = {.pc = pc,
-                             .gpa = gpa,
-                             .gpa2 = gpa2,
-                             .key = key,
+                             .gpa = gpa & CC_NO_GPA,
+                             .gpa2 = gpa2 & CC_NO_GPA,
+                             .key = (uint16_t)key,
                              .host = host,
                              .host_len = BLOCK_HOST,
                              .direct = DIRECT,
                              .len = (uint16_t)len,
                              .insns = 3,
                              .nmap = 3,
-                             .nsites = sites};
+                             .nsites = (uint8_t)sites};
     struct cc_block *b = cc_block_add(&cc, &proto, map, site, NULL);
     if (b)
         cc_commit(&cc, BLOCK_HOST);
@@ -71,12 +71,12 @@ static inline struct cc_block *add_block_at(uint64_t pc, uint64_t gpa, uint64_t 
 
 static inline struct cc_block *add_block(uint64_t pc)
 {
-    return add_block_at(pc, pc, ~0ull, 8, 0, 0, NULL);
+    return add_block_at(pc, pc, CC_NO_GPA, 8, 0, 0, NULL);
 }
 
 static inline struct cc_block *add_block_to(uint64_t pc, uint64_t target)
 {
-    return add_block_at(pc, pc, ~0ull, 8, 0, 1, &target);
+    return add_block_at(pc, pc, CC_NO_GPA, 8, 0, 1, &target);
 }
 
 /* Where the site's rel32 leads, as a region offset. */

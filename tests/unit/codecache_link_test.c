@@ -82,7 +82,7 @@ Test(codecache_link, a_block_that_links_to_itself_can_be_unlinked)
 Test(codecache_link, unlinking_exits_takes_all_of_a_blocks_sites_and_no_others)
 {
     uint64_t targets[] = {0x1100, 0x1200, 0x1300};
-    struct cc_block *a = add_block_at(0x1000, 0x1000, ~0ull, 8, 0, 3, targets);
+    struct cc_block *a = add_block_at(0x1000, 0x1000, CC_NO_GPA, 8, 0, 3, targets);
     struct cc_block *b = add_block(0x1100), *c = add_block(0x1200);
     struct cc_block *other = add_block_to(0x1400, 0x1100);
 
