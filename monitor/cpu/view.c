@@ -904,20 +904,17 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
 
 static struct space *fresh_space(const struct mon_vcpu *v, enum view_class cls)
 {
+    const uint64_t root = root_of(v);
     struct space *space = v->views->last[cls];
 
-    if (space && space->used && space->root == root_of(v) && space->cls == cls &&
-        space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas &&
-        !has_pending(v->views, space))
-        return space;
-    for (unsigned i = 0; i < MAX_SPACES; i++) {
+    for (unsigned i = 0; !space || !space->used || space->root != root || space->cls != cls; i++) {
+        if (i == MAX_SPACES)
+            return NULL;
         space = &v->views->space[i];
-        if (space->used && space->root == root_of(v) && space->cls == cls)
-            return has_pending(v->views, space)                                          ? NULL
-                   : space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas ? space
-                                                                                         : NULL;
     }
-    return NULL;
+    bool fresh = space->stale == FRESH && space->pcid == pcid_of(v) && space->deltas &&
+                 !has_pending(v->views, space);
+    return fresh ? space : NULL;
 }
 
 void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2])
