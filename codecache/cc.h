@@ -182,10 +182,11 @@ static inline uint32_t cc_index(const struct cc *cc, uint64_t pc)
 {
     return (uint32_t)pc & cc->index_mask;
 }
-/* A byte for each page of the table: enum cc_table_page. */
+/* A byte for each page of the table, in the page in front of it: enum cc_table_page. */
+#define CC_TABLE_STATE_SIZE 4096
 static inline uint8_t *cc_table_state(void **table)
 {
-    return (uint8_t *)table - 4096;
+    return (uint8_t *)table - CC_TABLE_STATE_SIZE;
 }
 static inline void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
 {
@@ -235,8 +236,6 @@ void cc_unlink_exits(struct cc *cc, struct cc_block *b);
 
 /* invalidate.c: guest-physical pages that hold code. */
 
-/* Nothing leads to the block any more. */
-void cc_block_drop(struct cc *cc, uint32_t index);
 /* Bytes [gpa, gpa + len) changed: drops every block made from them. Returns true when the page
  * holds no code any more. */
 bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len);

@@ -16,7 +16,7 @@ static void close_entry(struct cc *cc, struct cc_block *b)
     __builtin_memcpy(entry + 1, &rel, 4);
 }
 
-void cc_block_drop(struct cc *cc, uint32_t index)
+static void block_drop(struct cc *cc, uint32_t index)
 {
     struct cc_block *b = &cc->blocks[index];
 
@@ -58,7 +58,7 @@ bool cc_invalidate(struct cc *cc, uint64_t gpa, unsigned len)
     for (uint32_t link = page->blocks; link != CC_NONE;) {
         uint32_t next = cc->blocks[link >> 1].page_next[link & 1];
         if (overlaps(&cc->blocks[link >> 1], gpa, len)) {
-            cc_block_drop(cc, link >> 1);
+            block_drop(cc, link >> 1);
             hit = true;
             next = page->blocks; /* both of its list entries are gone: start again */
         }
@@ -77,14 +77,14 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn)
     struct cc_page *page = cc_page(cc, gfn << 12);
 
     while (page && page->blocks != CC_NONE)
-        cc_block_drop(cc, page->blocks >> 1);
+        block_drop(cc, page->blocks >> 1);
 }
 
 void cc_collide(struct cc *cc, struct cc_block *b)
 {
     cc->collided[cc_mark(b->pc)] = 1;
     if (b->valid)
-        cc_block_drop(cc, (uint32_t)(b - cc->blocks));
+        block_drop(cc, (uint32_t)(b - cc->blocks));
 }
 
 void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
@@ -95,5 +95,5 @@ void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
 
     *seen = *seen == CC_SEEN_NOTHING ? (uint8_t)(CC_SEEN_CLASS0 + class) : CC_SEEN_MIXED;
     if (b->valid)
-        cc_block_drop(cc, (uint32_t)(b - cc->blocks));
+        block_drop(cc, (uint32_t)(b - cc->blocks));
 }

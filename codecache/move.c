@@ -137,11 +137,12 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
     const uint32_t *last = last_at(cc, gpa, key);
     uint32_t of = is_at(cc, last[0], gpa, key) ? last[0] : last[1];
     const struct cc_block *from = &cc->blocks[of];
+    struct cc_copies *copies = &cc->copies;
 
+    copies->full = false;
     if (!is_at(cc, of, gpa, key) || !from->valid || pc < CC_MOVE_FROM || pc >= CC_MOVE_TO ||
         (cc_collided(cc, pc) && !from->collided))
         return NULL;
-    struct cc_copies *copies = &cc->copies;
     size_t room = cc->size - cc->main_size - copies->used;
     copies->full = from->total > room || copies->nblocks == copies->max_blocks ||
                    from->nsites > copies->max_sites - copies->nsites;

@@ -13,11 +13,10 @@
 
 #include <errno.h>
 
-#define STATE_SIZE 4096
-#define MAP_SIZE   (STATE_SIZE + CC_TABLE_SIZE)
-#define MAP_AT     (RT_WINDOW_SIZE - MAP_SIZE)
-#define KEPT       64
-#define PER_PAGE   (4096 / sizeof(void *))
+#define MAP_SIZE (CC_TABLE_STATE_SIZE + CC_TABLE_SIZE)
+#define MAP_AT   (RT_WINDOW_SIZE - MAP_SIZE)
+#define KEPT     64
+#define PER_PAGE (4096 / sizeof(void *))
 
 static void fill(struct cc *cc, void **entry, size_t n)
 {
@@ -35,7 +34,7 @@ int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
     uint8_t *map = rt_os_map_shared(cc->table_fd, 0, MAP_SIZE, RT_PROT_RW);
     if (!map)
         return -ENOMEM;
-    fill(cc, (void **)(void *)(map + STATE_SIZE), CC_TABLE_ENTRIES);
+    fill(cc, (void **)(void *)(map + CC_TABLE_STATE_SIZE), CC_TABLE_ENTRIES);
     rt_os_release(map, MAP_SIZE);
     cc->miss_table = cc_table_new(cc);
     return cc->miss_table ? rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R) : -ENOMEM;
@@ -46,7 +45,7 @@ void **cc_table_new(struct cc *cc)
     uint8_t *range = rt_window_claim();
 
     if (range && rt_os_map_private(range + MAP_AT, cc->table_fd, 0, MAP_SIZE))
-        return (void **)(void *)(range + MAP_AT + STATE_SIZE);
+        return (void **)(void *)(range + MAP_AT + CC_TABLE_STATE_SIZE);
     if (range)
         rt_window_release(range);
     return NULL;
@@ -84,5 +83,5 @@ void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 void cc_table_free(void **table)
 {
     if (table)
-        rt_window_release((uint8_t *)table - STATE_SIZE - MAP_AT);
+        rt_window_release((uint8_t *)table - CC_TABLE_STATE_SIZE - MAP_AT);
 }
