@@ -736,7 +736,7 @@ static uint64_t stat_value(const struct mon_vm *vm, unsigned i)
     case MON_STAT_host_bytes_made:
         return vm->cc.host_bytes;
     case MON_STAT_code_bytes:
-        return vm->cc.used - vm->cc.start;
+        return vm->cc.used - vm->cc.start + vm->cc.copies.used;
     case MON_STAT_time_in_monitor: /* counted as all of novt_vcpu_run() */
         ticks -= vm->stat[MON_STAT_time_in_guest] + vm->stat[MON_STAT_time_translating];
         return ticks_to_ns(vm, ticks);
