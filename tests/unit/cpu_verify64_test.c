@@ -10,15 +10,9 @@
 
 #include <criterion/parameterized.h>
 
-#define TABLES 0x20000u
-#define HIGH   0xffff800000000000ull
+#define HIGH 0xffff800000000000ull
 
 static struct engine_guest g;
-
-static void put_table(uint32_t at, unsigned n, uint64_t entry)
-{
-    memcpy(g.ram + at + 8 * n, &entry, 8);
-}
 
 /* rbx is the data at its low address, rbp at its high one. */
 static void restart(void)
@@ -36,28 +30,11 @@ static void restart(void)
     novt_vcpu_set_events(g.vcpu, &(struct novt_events){0});
 }
 
-/* At CPL 0. */
-static void long_mode(void)
-{
-    struct novt_sregs s;
-
-    novt_vcpu_get_sregs(g.vcpu, &s);
-    s.seg[NOVT_CS].attr = 0xa09b;
-    s.cr0 = MON_CR0_PE | MON_CR0_ET | MON_CR0_PG | MON_CR0_WP;
-    s.cr3 = TABLES;
-    s.cr4 = MON_CR4_OSFXSR | MON_CR4_PAE;
-    s.efer = MON_EFER_LME | MON_EFER_LMA;
-    cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
-}
-
 static void create(const void *code, size_t len)
 {
     engine_guest_create(&g, NOVT_F_VERIFY, code, len);
-    put_table(TABLES, 0, (TABLES + 0x1000) | 3);
-    put_table(TABLES, 256, (TABLES + 0x1000) | 3);
-    put_table(TABLES + 0x1000, 0, (TABLES + 0x2000) | 3);
-    put_table(TABLES + 0x2000, 0, 0x83);
-    long_mode();
+    engine_guest_entry(&g, GUEST_PML4, 256, (GUEST_PML4 + 0x1000) | 3);
+    engine_guest_long_mode(&g, 3);
 }
 
 static void teardown(void)

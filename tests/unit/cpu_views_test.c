@@ -8,15 +8,9 @@
 
 #include <criterion/parameterized.h>
 
-#define TABLES 0x20000u
 #define ROUNDS 20000u
 
 static struct engine_guest g;
-
-static void put_entry(uint32_t at, unsigned n, uint64_t entry)
-{
-    memcpy(g.ram + at + 8 * n, &entry, 8);
-}
 
 /* Touch: mov %rax, %cr3; mov (%rbx), %rcx; hlt. Alternate: 1: mov (%rbx), %rax; mov %rax, (%rsi);
  * push %rax; pop %rcx; dec %rdi; jnz 1b; hlt */
@@ -27,19 +21,8 @@ static const uint8_t code[] = {0x0f, 0x22, 0xd8, 0x48, 0x8b, 0x0b, 0xf4, 0x90, 0
 /* RAM at 0; at whatever else the PML4 is made to have. */
 static void create(void)
 {
-    struct novt_sregs s;
-
     engine_guest_create(&g, 0, code, sizeof(code));
-    put_entry(TABLES, 0, (TABLES + 0x1000) | 7);
-    put_entry(TABLES + 0x1000, 0, (TABLES + 0x2000) | 7);
-    put_entry(TABLES + 0x2000, 0, 0x87);
-    novt_vcpu_get_sregs(g.vcpu, &s);
-    s.seg[NOVT_CS].attr = 0xa09b;
-    s.cr0 = MON_CR0_PE | MON_CR0_ET | MON_CR0_PG | MON_CR0_WP;
-    s.cr3 = TABLES;
-    s.cr4 = MON_CR4_OSFXSR | MON_CR4_PAE;
-    s.efer = MON_EFER_LME | MON_EFER_LMA;
-    cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
+    engine_guest_long_mode(&g, 7);
 }
 
 static void run(uint64_t rip, uint64_t rbx, uint64_t rsi)
@@ -47,7 +30,7 @@ static void run(uint64_t rip, uint64_t rbx, uint64_t rsi)
     struct novt_regs r = {.rip = rip, .rflags = 2};
 
     r.gpr[NOVT_RSP] = GUEST_STACK;
-    r.gpr[NOVT_RAX] = TABLES;
+    r.gpr[NOVT_RAX] = GUEST_PML4;
     r.gpr[NOVT_RBX] = rbx;
     r.gpr[NOVT_RSI] = rsi;
     r.gpr[NOVT_RDI] = ROUNDS;
@@ -112,9 +95,9 @@ ParameterizedTest(struct row *row, views, two_slots_come_to_rest, .timeout = 60)
 
     create();
     for (unsigned n = row->first; n <= last; n++) {
-        put_entry(TABLES, n, (TABLES + 0x1000) | 7);
+        engine_guest_entry(&g, GUEST_PML4, n, (GUEST_PML4 + 0x1000) | 7);
         if (n >= row->first + row->stay)
-            put_entry(TABLES, n - row->stay, 0);
+            engine_guest_entry(&g, GUEST_PML4, n - row->stay, 0);
         run(GUEST_CODE, place(n), 0);
     }
     alternate(last, last - 1);
@@ -127,7 +110,7 @@ Test(views, any_two_of_many_slots_come_to_rest, .timeout = 60)
 {
     create();
     for (unsigned n = 1; n <= 40; n++) {
-        put_entry(TABLES, n, (TABLES + 0x1000) | 7);
+        engine_guest_entry(&g, GUEST_PML4, n, (GUEST_PML4 + 0x1000) | 7);
         run(GUEST_CODE, place(n), 0);
     }
     for (unsigned n = 1; n < 40; n += 3) {

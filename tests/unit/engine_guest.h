@@ -18,6 +18,7 @@
 #define GUEST_STACK 0x8000u
 #define GUEST_DATA  0x9000u
 #define GUEST_SIZE  0x100000u
+#define GUEST_PML4  0x20000u /* engine_guest_long_mode()'s */
 
 struct engine_guest {
     struct novt_vm *vm;
@@ -73,6 +74,30 @@ static inline void engine_guest_create(struct engine_guest *g, uint64_t flags, c
     g->v = (void *)((uint8_t *)g->run - offsetof(struct mon_vcpu, run));
     memcpy(g->ram + GUEST_CODE, code, len);
     engine_guest_registers(g);
+}
+
+/* Entry n of the paging structure at that address. */
+static inline void engine_guest_entry(struct engine_guest *g, uint32_t at, unsigned n,
+                                      uint64_t entry)
+{
+    memcpy(g->ram + at + 8 * n, &entry, 8);
+}
+
+/* 64-bit mode at CPL 0, with the first 2 MiB at their own addresses; rights: of the entries. */
+static inline void engine_guest_long_mode(struct engine_guest *g, uint64_t rights)
+{
+    struct novt_sregs s;
+
+    engine_guest_entry(g, GUEST_PML4, 0, (GUEST_PML4 + 0x1000) | rights);
+    engine_guest_entry(g, GUEST_PML4 + 0x1000, 0, (GUEST_PML4 + 0x2000) | rights);
+    engine_guest_entry(g, GUEST_PML4 + 0x2000, 0, 0x80 | rights);
+    novt_vcpu_get_sregs(g->vcpu, &s);
+    s.seg[NOVT_CS].attr = 0xa09b;
+    s.cr0 = MON_CR0_PE | MON_CR0_ET | MON_CR0_PG | MON_CR0_WP;
+    s.cr3 = GUEST_PML4;
+    s.cr4 = MON_CR4_OSFXSR | MON_CR4_PAE;
+    s.efer = MON_EFER_LME | MON_EFER_LMA;
+    cr_assert_eq(novt_vcpu_set_sregs(g->vcpu, &s), 0);
 }
 
 static inline void engine_guest_destroy(struct engine_guest *g)
