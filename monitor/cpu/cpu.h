@@ -10,7 +10,7 @@
  *   msr.c      MSRs          cpuid.c  CPUID table
  *   step.c     the slow path: one guest instruction, any mode
  *   native.c   the slow path's way to run an innocuous instruction on the CPU
- *   view.c     views: windows filled from the guest's page tables
+ *   view.c     views: windows filled from the guest's page tables (view*.c; view.h lists them)
  *   run.c      the loop around translated code        api.c  include/novt.h
  *
  * Conventions. Functions that can raise a guest exception return enum mon_rc. They check first and
@@ -228,8 +228,7 @@ struct mon_cpuid {
     uint8_t phys_bits;
 };
 
-/* ---- the VM's parts that this folder's files share (vm.h is private to api.c, view.c, run.c) ----
- */
+/* ---- the VM's parts that all of this folder's files share (vm.h has the rest) ---- */
 
 /* The CPUID table of v's VM. */
 const struct mon_cpuid *mon_vm_cpuid(const struct mon_vcpu *v);
@@ -245,7 +244,7 @@ void mon_log(struct mon_vcpu *v, unsigned category, const char *format, ...)
 bool mon_log_on(const struct mon_vcpu *v, unsigned category);
 /* step_branch.c: CS, SS and CPL after SYSCALL (0) and SYSRET to 64-bit code (3); nobody is told. */
 void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl);
-/* view.c: what a TLB would drop. Called after the state has changed. */
+/* view_stale.c: what a TLB would drop. Called after the state has changed. */
 void mon_view_invlpg(struct mon_vcpu *v, uint64_t gla);
 /* MOV CR3; keep: with bit 63 set, so that translations of the new PCID stay. */
 void mon_view_cr3(struct mon_vcpu *v, bool keep);

@@ -1,4 +1,5 @@
-/* vm.h - the VM behind the API; private to api.c, view.c, run.c and stats.c. */
+/* vm.h - the VM behind the API, for the files of this folder that reach the code cache or the host.
+ */
 #ifndef NOVT_MONITOR_VM_H
 #define NOVT_MONITOR_VM_H
 
@@ -62,7 +63,7 @@ static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
     v->vm->stat[stat]++;
 }
 
-/* ---- view.c ---- */
+/* ---- view.c: address spaces ---- */
 
 int mon_views_create(struct mon_vcpu *v);
 void mon_views_destroy(struct mon_vcpu *v);
@@ -83,12 +84,18 @@ bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla);
 /* 64-bit code: what to add to gla. */
 uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
+
+/* ---- view_fill.c ---- */
+
 /* A page fault of translated code at linear address gla (signal context). */
 enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
 /* Fills the page at gla without a fault, if the guest's tables now allow the access and have the
  * accessed and dirty bits that it would set. */
 void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write);
+
+/* ---- view_code.c ---- */
+
 /* Puts block b, fetched through walk (and walk2 if it crosses into the next page), into the current
  * jump table, to be dropped when the mapping changes. */
 void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const struct mon_walk *walk,
@@ -99,6 +106,9 @@ void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa);
 void mon_view_drop_code(struct mon_vm *vm);
 /* The same for the jump tables of user mode alone. */
 void mon_view_drop_copies(struct mon_vm *vm);
+
+/* ---- view_stale.c (the rest of it is in cpu.h) ---- */
+
 /* Drops every window mapping (memory slots changed). */
 void mon_view_drop_all(struct mon_vm *vm);
 
