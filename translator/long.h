@@ -34,6 +34,22 @@ static inline void l_store(struct tr_block *t, unsigned reg, uint32_t state)
 {
     e_state(t, reg >= 8 ? 0x4c : 0x48, 0x89, reg, state);
 }
+/* movzbl %fs:state, %reg (ecx, or one from r8d up), and movb $value, %fs:state */
+static inline void l_load_byte(struct tr_block *t, unsigned reg, uint32_t state)
+{
+    l_lose(t, reg);
+    e1(t, 0x64);
+    if (reg >= 8)
+        e1(t, 0x44);
+    e4(t, 0x0f, 0xb6, 0x04 | (reg & 7) << 3, 0x25);
+    e32(t, state);
+}
+static inline void l_store_byte(struct tr_block *t, uint32_t state, unsigned value)
+{
+    e4(t, 0x64, 0xc6, 0x04, 0x25);
+    e32(t, state);
+    e1(t, value);
+}
 /* mov %from, %to, 64 bits */
 static inline void l_mov(struct tr_block *t, unsigned to, unsigned from)
 {

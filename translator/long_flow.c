@@ -22,11 +22,6 @@ static uint64_t target_of(const struct tr_block *t, unsigned i)
     return next_of(t, i) + (uint64_t)t->insn[i].imm;
 }
 
-static bool is_canonical(uint64_t pc)
-{
-    return (uint64_t)((int64_t)(pc << 16) >> 16) == pc;
-}
-
 /* movl $from, %fs:branch_from */
 static void note_branch(struct tr_block *t, uint32_t from)
 {
@@ -39,7 +34,7 @@ static void note_branch(struct tr_block *t, uint32_t from)
 
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
 {
-    if (!is_canonical(pc)) /* not by a branch: the first instruction there faults */
+    if (!tr_is_canonical(pc)) /* not by a branch: the first instruction there faults */
         note_branch(t, 0);
     if (may_link && same_page(t, pc)) {
         e1(t, 0xe9);
@@ -132,7 +127,7 @@ bool l_jcc(struct tr_block *t, unsigned i)
 {
     uint64_t pc = target_of(t, i);
 
-    if (!is_canonical(pc))
+    if (!tr_is_canonical(pc))
         return false;
     e2(t, 0x0f, 0x80 | (t->insn[i].opcode & 0x0f));
     e32(t, 0);
@@ -142,7 +137,7 @@ bool l_jcc(struct tr_block *t, unsigned i)
 
 bool l_jmp_rel(struct tr_block *t, unsigned i)
 {
-    if (!is_canonical(target_of(t, i)))
+    if (!tr_is_canonical(target_of(t, i)))
         return false;
     l_goto(t, target_of(t, i), true);
     return true;
@@ -169,7 +164,7 @@ static void push_return(struct tr_block *t, uint64_t next)
 
 bool l_call_rel(struct tr_block *t, unsigned i)
 {
-    if (!is_canonical(target_of(t, i)))
+    if (!tr_is_canonical(target_of(t, i)))
         return false;
     push_return(t, next_of(t, i));
     l_goto(t, target_of(t, i), true);
@@ -205,7 +200,7 @@ bool l_loop(struct tr_block *t, unsigned i)
     const struct tr_insn *insn = &t->insn[i];
     uint8_t *field;
 
-    if (!is_canonical(target_of(t, i)))
+    if (!tr_is_canonical(target_of(t, i)))
         return false;
     if (insn->adsize == 32)
         e1(t, 0x67);
@@ -317,24 +312,6 @@ bool l_string(struct tr_block *t, unsigned i)
 
 /* ---- sensitive ---- */
 
-static void emit_set_vif(struct tr_block *t, unsigned value)
-{
-    e4(t, 0x64, 0xc6, 0x04, 0x25);
-    e32(t, STATE(vif));
-    e1(t, value);
-}
-
-/* movzbl %fs:state, %reg (r9d or ecx) */
-static void load_byte(struct tr_block *t, unsigned reg, uint32_t state)
-{
-    l_lose(t, reg);
-    e1(t, 0x64);
-    if (reg >= 8)
-        e1(t, 0x44);
-    e4(t, 0x0f, 0xb6, 0x04 | (reg & 7) << 3, 0x25);
-    e32(t, state);
-}
-
 static void leave_pending(struct tr_block *t, uint64_t next, uint32_t shadow)
 {
     l_const(t, H10, shadow);
@@ -346,7 +323,7 @@ bool l_cli(struct tr_block *t, unsigned i)
     (void)i;
     if (!(t->rq->key & TR_K_IOPL))
         return false;
-    emit_set_vif(t, 0);
+    l_store_byte(t, STATE(vif), 0);
     return true;
 }
 
@@ -357,8 +334,8 @@ static void emit_sti_at_end(struct tr_block *t, unsigned i)
     uint8_t *shadowed, *over;
 
     l_mov(t, H10, RT_CX);
-    load_byte(t, RT_CX, STATE(vif));
-    emit_set_vif(t, 1);
+    l_load_byte(t, RT_CX, STATE(vif));
+    l_store_byte(t, STATE(vif), 1);
     e2(t, 0xe3, 0); /* jrcxz shadowed */
     shadowed = t->p;
     l_mov(t, RT_CX, H10);
@@ -380,9 +357,9 @@ bool l_sti(struct tr_block *t, unsigned i)
         emit_sti_at_end(t, i);
         return true;
     }
-    emit_set_vif(t, 1);
+    l_store_byte(t, STATE(vif), 1);
     l_mov(t, H10, RT_CX);
-    load_byte(t, RT_CX, STATE(irq_pending));
+    l_load_byte(t, RT_CX, STATE(irq_pending));
     e2(t, 0xe3, 0);
     field = t->p;
     l_mov(t, RT_CX, H10);
@@ -404,7 +381,7 @@ bool l_pushf(struct tr_block *t, unsigned i)
     l_mov(t, RSP, H9);
     l_load(t, H9, STATE(rflags));
     l_lea(t, H10, H10, H9, -(int32_t)HOST_FLAGS);
-    load_byte(t, H9, STATE(vif));
+    l_load_byte(t, H9, STATE(vif));
     e4(t, 0xc4, 0x43, 0x7b, 0xf0); /* rorx $23, %r9d, %r9d */
     e2(t, 0xc9, 23);
     l_lea(t, H10, H10, H9, 0);
@@ -443,7 +420,7 @@ bool l_popf(struct tr_block *t, unsigned i)
         e4(t, 0x64, 0x0f, 0x92, 0x04); /* setc %fs:vif */
         e1(t, 0x25);
         e32(t, STATE(vif));
-        load_byte(t, H10, STATE(irq_pending));
+        l_load_byte(t, H10, STATE(irq_pending));
         e4(t, 0x41, 0xc1, 0xe2, 9); /* shl $9, %r10d */
         e3(t, 0x45, 0x85, 0xca);    /* test %r9d, %r10d */
         e2(t, 0x0f, 0x85);

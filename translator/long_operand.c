@@ -11,9 +11,9 @@
  *     mov    disp(%base,%r11), ...
  *
  * The check loads from a byte that stands for 1 MiB of addresses: there is a page of such bytes for
- * each slot that is at home in its class, and nothing else near (view.c). Where it faults, either
- * the slot gets a window, or the instruction is translated again, for
- * the other class, or when that has been wrong too with a table of deltas by address bits 32 to 47:
+ * each slot that is at home in its class, and nothing else near (view_home.c). Where it faults,
+ * either the slot gets a window, or the instruction is translated again, for the other class, or
+ * when that has been wrong too with a table of deltas by address bits 32 to 47:
  *
  *     rorx   $32, %base, %r11
  *     movzwl %r11w, %r11d
@@ -198,16 +198,11 @@ static struct l_operand looked_up(struct tr_block *t)
 #define LOW_CLASS  0u
 #define HALF_CLASS 2u /* the lowest class of the kernel's half */
 
-static unsigned class_of(uint64_t address)
-{
-    return (unsigned)(address >> 46) & 3;
-}
-
 /* What a value of which nothing is known is taken for: in programs what the code itself lies in, in
  * kernels the direct map. */
 static unsigned usual_class(const struct tr_block *t)
 {
-    return t->rq->pc >> 63 && !(t->rq->key & TR_K_CPL3) ? HALF_CLASS : class_of(t->rq->pc);
+    return t->rq->pc >> 63 && !(t->rq->key & TR_K_CPL3) ? HALF_CLASS : tr_class(t->rq->pc);
 }
 
 void l_begin(struct tr_block *t)
@@ -216,7 +211,7 @@ void l_begin(struct tr_block *t)
     for (unsigned n = 0; n < 16; n++) {
         uint64_t value = t->rq->gpr ? t->rq->gpr[n] : 0;
         bool likely = value >= 65536 && (uint64_t)((int64_t)(value << 16) >> 16) == value;
-        t->lng.class_of[n] = (uint8_t)(likely ? class_of(value) : usual_class(t));
+        t->lng.class_of[n] = (uint8_t)(likely ? tr_class(value) : usual_class(t));
     }
 }
 
@@ -263,7 +258,7 @@ static unsigned class_for(const struct tr_block *t, unsigned i, unsigned guess)
 static unsigned sum_class(const struct tr_block *t, const struct tr_insn *insn)
 {
     if (insn->base < 0 || insn->base == 16 || insn->disp >= 1 << 28 || insn->disp <= -(1 << 28))
-        return class_of((uint64_t)insn->disp);
+        return tr_class((uint64_t)insn->disp);
     return t->lng.class_of[insn->base];
 }
 

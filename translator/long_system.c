@@ -25,23 +25,6 @@
 #define UNUSUAL (RT_TF | RT_IOPL | RT_NT | RT_RF | RT_VM | RT_AC | RT_VIF | RT_VIP)
 #define SYSRET  0x3c7fd7u
 
-static void store_byte(struct tr_block *t, uint32_t state, unsigned value)
-{
-    e4(t, 0x64, 0xc6, 0x04, 0x25);
-    e32(t, state);
-    e1(t, value);
-}
-
-/* movzbl %fs:state, %reg; reg is ecx or r8d to r15d */
-static void load_byte(struct tr_block *t, unsigned reg, uint32_t state)
-{
-    e1(t, 0x64);
-    if (reg >= 8)
-        e1(t, 0x44);
-    e4(t, 0x0f, 0xb6, 0x04 | (reg & 7) << 3, 0x25);
-    e32(t, state);
-}
-
 /* op $imm, %r9d or %r11d; extension 4: and, 1: or */
 static void op_imm(struct tr_block *t, unsigned extension, unsigned reg, uint32_t imm)
 {
@@ -80,7 +63,7 @@ bool l_swapgs(struct tr_block *t, unsigned i)
     l_delta(t, H11, H10);
     l_lea(t, H10, H10, H11, 0);
     l_store(t, H10, HOST(1));
-    store_byte(t, STATE(gs_moved), 1);
+    l_store_byte(t, STATE(gs_moved), 1);
     return true;
 }
 
@@ -126,8 +109,8 @@ static void change_side(struct tr_block *t, unsigned side)
         add(t, H9, H11);
         l_store(t, H9, HOST(n));
     }
-    store_byte(t, STATE(cpl), side ? 3 : 0);
-    store_byte(t, STATE(side_moved), 1);
+    l_store_byte(t, STATE(cpl), side ? 3 : 0);
+    l_store_byte(t, STATE(side_moved), 1);
 }
 
 /* RFLAGS in r11: IF to vif, DF and the arithmetic flags pushed, the others to rflags. */
@@ -175,7 +158,7 @@ void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs)
     uint8_t *slow;
 
     l_mov(t, H9, RT_CX);
-    load_byte(t, RT_CX, STATE(sides_ok));
+    l_load_byte(t, RT_CX, STATE(sides_ok));
     slow = jrcxz(t);
     e2(t, 0xeb, 0); /* jmp over the slow way */
     uint8_t *fast = t->p;
@@ -190,7 +173,7 @@ void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs)
     e1(t, 0x9c);       /* pushfq */
     e2(t, 0x41, 0x59); /* pop %r9 */
     op_imm(t, 4, H9, RT_LIVE);
-    load_byte(t, H11, STATE(vif));
+    l_load_byte(t, H11, STATE(vif));
     e4(t, 0x41, 0xc1, 0xe3, 9); /* shl $9, %r11d */
     e3(t, 0x45, 0x09, 0xcb);    /* or %r9d, %r11d */
     e_state(t, 0x4c, 0x0b, H11, STATE(rflags));
@@ -209,7 +192,7 @@ void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs)
     uint8_t *to_slow[2], *program, *usual, *pending;
 
     l_mov(t, H10, RT_CX);
-    load_byte(t, RT_CX, STATE(sides_ok));
+    l_load_byte(t, RT_CX, STATE(sides_ok));
     to_slow[0] = jrcxz(t);
     l_const(t, H11, 47);
     e4(t, 0xc4, 0xc2, 0xa3, 0xf7); /* shrx %r11, %r10, %rcx */
@@ -232,8 +215,8 @@ void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs)
     l_load(t, RSP, STATE(host_sp));
     split_flags(t, SYSRET & ~UNUSUAL);
     change_side(t, 1);
-    load_byte(t, H9, STATE(vif));
-    load_byte(t, H11, STATE(irq_pending));
+    l_load_byte(t, H9, STATE(vif));
+    l_load_byte(t, H11, STATE(irq_pending));
     e3(t, 0x45, 0x85, 0xcb); /* test %r9d, %r11d */
     e2(t, 0x75, 0);
     pending = t->p;

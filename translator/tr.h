@@ -158,6 +158,15 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs);
 /* 64-bit code: where the bytes that check addresses of a class (bits 46 and 47) start, behind GS;
  * addresses are divided by 2^20 and wrap at 4 GiB (long_operand.c). */
 #define TR_CHECK_BASE(class) (((class) + 1u) << 29)
+static inline unsigned tr_class(uint64_t gla)
+{
+    return (unsigned)(gla >> 46) & 3;
+}
+/* Bits 63 to 47 are alike: an address of four levels of page tables (SDM 1-3.3.7.1). */
+static inline bool tr_is_canonical(uint64_t gla)
+{
+    return (uint64_t)((int64_t)(gla << 16) >> 16) == gla;
+}
 
 struct tr_request {
     struct cc *cc;

@@ -336,6 +336,15 @@ enum mon_rc mon_seg_lsl(struct mon_vcpu *v, uint16_t selector, uint32_t *value, 
 enum mon_rc mon_seg_verify(struct mon_vcpu *v, uint16_t selector, bool write, bool *zf);
 /* Sets a segment register with its hidden part in real or virtual-8086 mode style. */
 void mon_seg_set_real(struct mon_vcpu *v, unsigned seg, uint16_t selector);
+/* Flat segments for SYSENTER, SYSCALL and their returns (SDM 2): attributes at CPL 0. */
+#define MON_FLAT_CODE32 0xc09bu /* G, D, present, code readable accessed */
+#define MON_FLAT_CODE64 0xa09bu
+#define MON_FLAT_STACK  0xc093u
+static inline void mon_seg_flat(struct novt_segment *seg, uint32_t selector, uint32_t attr)
+{
+    *seg =
+        (struct novt_segment){.limit = 0xffffffffu, .attr = attr, .selector = (uint16_t)selector};
+}
 /* run.c: seg[seg] has just changed, visibly or hidden; sets mode_changed where translations depend
  * on it. Called after the change. */
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg);

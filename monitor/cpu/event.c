@@ -324,7 +324,7 @@ static enum mon_rc deliver_long(struct mon_vcpu *v, const struct event *e)
     if ((rc = mon_code_accessed(v, selector, desc, &cs)))
         return rc;
     uint64_t rip = mon_gate_offset(gate[0]) | gate[1] << 32;
-    if (!mon_is_canonical(rip))
+    if (!tr_is_canonical(rip))
         return mon_raise_error(v, MON_GP, 0);
     f.n = 0;
     mon_frame_add(&f, v->seg[NOVT_SS].selector);

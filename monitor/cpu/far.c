@@ -521,27 +521,15 @@ enum mon_rc mon_iret(struct mon_vcpu *v, unsigned opsize, uint64_t next)
 
 /* ---- SYSENTER, SYSEXIT (SDM 2, SDM 3-5.8.7) ---- */
 
-#define ATTR_CODE32 0xc09bu /* G, D, present, DPL 0, code readable accessed */
-#define ATTR_CODE64 0xa09bu
-#define ATTR_STACK  0xc093u
-#define ATTR_DPL3   0x0060u
-
-static void flat_segment(struct novt_segment *s, uint32_t selector, uint32_t attr)
-{
-    s->base = 0;
-    s->limit = 0xffffffffu;
-    s->attr = attr;
-    s->selector = (uint16_t)selector;
-}
-
 /* Flat code and stack segments for a fast system call or its return. */
 static void flat_commit(struct mon_vcpu *v, uint32_t cs, uint32_t ss, unsigned cpl, bool to_64)
 {
-    uint32_t dpl = cpl ? ATTR_DPL3 : 0;
+    uint32_t dpl = cpl ? MON_ATTR_DPL : 0;
     struct novt_segment code;
-    flat_segment(&code, cs, (to_64 ? ATTR_CODE64 : ATTR_CODE32) | dpl);
+
+    mon_seg_flat(&code, cs, (to_64 ? MON_FLAT_CODE64 : MON_FLAT_CODE32) | dpl);
     mon_cs_set(v, code.selector, &code, cpl);
-    flat_segment(&v->seg[NOVT_SS], ss | cpl, ATTR_STACK | dpl);
+    mon_seg_flat(&v->seg[NOVT_SS], ss | cpl, MON_FLAT_STACK | dpl);
     mon_seg_changed(v, NOVT_SS);
 }
 
@@ -567,7 +555,7 @@ enum mon_rc mon_sysexit(struct mon_vcpu *v, unsigned opsize)
     uint64_t rsp = v->cpu->gpr[RT_CX], rip = v->cpu->gpr[RT_DX];
     if (!mon_protected(v) || !cs || v->cpu->cpl)
         return mon_raise_error(v, MON_GP, 0);
-    if (to_64 && (!mon_is_canonical(rsp) || !mon_is_canonical(rip)))
+    if (to_64 && (!tr_is_canonical(rsp) || !tr_is_canonical(rip)))
         return mon_raise_error(v, MON_GP, 0);
     cs += to_64 ? 32 : 16;
     flat_commit(v, cs, cs + 8, 3, to_64);

@@ -234,11 +234,6 @@ enum mon_rc mon_rdmsr(struct mon_vcpu *v, uint32_t index, uint64_t *value)
 
 /* ---- what may be written ---- */
 
-static bool is_canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* Eight memory types (SDM 3-11.11.2.1); UC- (7) in the PAT only. */
 static bool are_memory_types(uint64_t value, bool pat)
 {
@@ -265,7 +260,7 @@ static bool is_writable(struct mon_vcpu *v, const struct row *row, uint64_t valu
     }
     case CANONICAL:
     case WIDE_ADDR:
-        return is_canonical(value);
+        return tr_is_canonical(value);
     case MEMORY_TYPES:
         return are_memory_types(value, row->index == 0x277);
     case MTRR_BASE:
@@ -309,7 +304,7 @@ static bool efer_write(struct mon_vcpu *v, uint64_t value)
 
 static bool base_write(struct mon_vcpu *v, unsigned seg, uint64_t value)
 {
-    if (!is_canonical(value))
+    if (!tr_is_canonical(value))
         return false;
     v->seg[seg].base = value;
     mon_seg_changed(v, seg);

@@ -256,7 +256,7 @@ enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned
 {
     bool user = cpl == 3 && !(access & MON_SYSTEM);
     uint32_t error;
-    if (__builtin_expect(mon_long(v) && !mon_is_canonical(gla), 0))
+    if (__builtin_expect(mon_long(v) && !tr_is_canonical(gla), 0))
         return mon_raise_error(v, MON_GP, 0);
     if (!(v->cr0 & MON_CR0_PG)) {
         walk_identity(gla, walk);
@@ -274,7 +274,7 @@ enum mon_rc mon_walk(struct mon_vcpu *v, uint64_t gla, unsigned access, unsigned
 bool mon_walk_peek(struct mon_vcpu *v, uint64_t gla, struct mon_walk *walk)
 {
     uint32_t error;
-    if (mon_long(v) && !mon_is_canonical(gla))
+    if (mon_long(v) && !tr_is_canonical(gla))
         return false;
     if (v->cr0 & MON_CR0_PG)
         return walk_tables(v, gla, walk, &error);

@@ -153,11 +153,6 @@ void mon_seg_set_null(struct mon_vcpu *v, unsigned seg, uint16_t selector);
 /* The new instruction pointer is inside the code segment. MON_FAULT: #GP(0). */
 enum mon_rc mon_eip_check(struct mon_vcpu *v, const struct novt_segment *cs, uint64_t eip);
 
-static inline bool mon_is_canonical(uint64_t gla)
-{
-    return (uint64_t)((int64_t)(gla << 16) >> 16) == gla;
-}
-
 /* ---- task.c ---- */
 
 /* Long mode's stack pointer: from the IST when ist is 1 to 7, else RSPn for the level. */

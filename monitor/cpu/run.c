@@ -380,11 +380,6 @@ static enum mon_rc check_second_page(struct mon_vcpu *v, const struct cc_block *
 
 static enum mon_rc slow_step(struct mon_vcpu *v);
 
-static bool is_canonical(uint64_t address)
-{
-    return (uint64_t)((int64_t)(address << 16) >> 16) == address;
-}
-
 /* 64-bit code branched to an address that is not canonical, and the branch has to fault: rsp goes
  * back to where it was, and the slow path executes the branch again. */
 static enum mon_rc after_branch(struct mon_vcpu *v)
@@ -421,7 +416,7 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     struct cc_block *b;
     bool match = false;
 
-    if ((v->key & TR_K_LONG) && !is_canonical(v->cpu->rip))
+    if ((v->key & TR_K_LONG) && !tr_is_canonical(v->cpu->rip))
         return after_branch(v);
     if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
@@ -580,10 +575,10 @@ static void after_check(struct mon_vcpu *v)
     struct mon_walk walk, code;
 
     if (!b || !mon_walk_peek(v, address, &walk) || !mon_walk_peek(v, v->cpu->rip, &code) ||
-        ((address >> 46 & 3) == v->check_class && mon_view_at_home(v, address)))
+        (tr_class(address) == v->check_class && mon_view_at_home(v, address)))
         return;
     cc_see(&v->vm->cc, b, code.gpa,
-           mon_view_at_home(v, address) ? (unsigned)(address >> 46) & 3 : v->check_class);
+           mon_view_at_home(v, address) ? tr_class(address) : v->check_class);
     if (*cc_seen(&v->vm->cc, code.gpa) == CC_SEEN_MIXED)
         mon_count(v, MON_STAT_sites_mixed);
 }

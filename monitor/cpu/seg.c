@@ -159,8 +159,8 @@ enum mon_rc mon_ldt_segment(struct mon_vcpu *v, uint16_t selector, unsigned vect
         return rc;
     mon_desc_unpack(selector, desc, seg);
     seg->base |= high;
-    return mon_is_canonical(seg->base) ? MON_OK
-                                       : mon_raise_error(v, vector, MON_SEL_ERROR(selector));
+    return tr_is_canonical(seg->base) ? MON_OK
+                                      : mon_raise_error(v, vector, MON_SEL_ERROR(selector));
 }
 
 /* ---- Loading ---- */
@@ -248,7 +248,7 @@ enum mon_rc mon_seg_ltr(struct mon_vcpu *v, uint16_t selector)
     mon_desc_unpack(selector, desc, &tss);
     tss.attr |= MON_TYPE_BUSY;
     tss.base |= high;
-    if (!mon_is_canonical(tss.base))
+    if (!tr_is_canonical(tss.base))
         return mon_raise_error(v, MON_GP, MON_SEL_ERROR(selector));
     if ((rc = mon_desc_write_type(v, selector, desc, type | MON_TYPE_BUSY)))
         return rc;
@@ -347,7 +347,7 @@ static enum mon_rc seg_linear64(struct mon_vcpu *v, unsigned seg, uint64_t offse
                                 uint64_t *gla)
 {
     *gla = offset + (seg == NOVT_FS || seg == NOVT_GS ? v->seg[seg].base : 0);
-    if (!mon_is_canonical(*gla) || !mon_is_canonical(*gla + len - 1))
+    if (!tr_is_canonical(*gla) || !tr_is_canonical(*gla + len - 1))
         return seg_fault(v, seg);
     return MON_OK;
 }
@@ -376,7 +376,7 @@ enum mon_rc mon_seg_linear(struct mon_vcpu *v, unsigned seg, uint64_t offset, un
 
 enum mon_rc mon_eip_check(struct mon_vcpu *v, const struct novt_segment *cs, uint64_t eip)
 {
-    bool inside = mon_long(v) && cs->attr & MON_ATTR_L ? mon_is_canonical(eip) : eip <= cs->limit;
+    bool inside = mon_long(v) && cs->attr & MON_ATTR_L ? tr_is_canonical(eip) : eip <= cs->limit;
     return inside ? MON_OK : mon_raise_error(v, MON_GP, 0);
 }
 
@@ -411,7 +411,7 @@ static bool stack_linear(const struct novt_segment *ss, uint64_t mask, uint64_t 
 {
     if (__builtin_expect(mask == ~(uint64_t)0, 0)) {
         *gla = offset;
-        return mon_is_canonical(offset) && mon_is_canonical(offset + len - 1);
+        return tr_is_canonical(offset) && tr_is_canonical(offset + len - 1);
     }
     *gla = (uint32_t)(ss->base + offset);
     return mon_seg_holds(ss, offset, len);

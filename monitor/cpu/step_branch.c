@@ -176,15 +176,6 @@ enum mon_rc step_sysexit(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     return mon_sysexit(v, i->opsize);
 }
 
-/* Flat 64-bit code or stack for SYSCALL and SYSRET (SDM 2 SYSCALL). */
-static void flat_segment(struct novt_segment *seg, uint16_t selector, uint32_t attr)
-{
-    seg->selector = selector;
-    seg->base = 0;
-    seg->limit = 0xffffffffu;
-    seg->attr = attr | MON_ATTR_G | MON_ATTR_P | MON_ATTR_S;
-}
-
 /* The segments of 64-bit code after SYSCALL (CPL 0) and SYSRET (CPL 3). */
 void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl)
 {
@@ -195,8 +186,8 @@ void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl)
         selector = (uint16_t)(((v->msr.star >> 48) + 16) | 3);
         stack = (uint16_t)(((v->msr.star >> 48) + 8) | 3);
     }
-    flat_segment(&v->seg[NOVT_CS], selector, 0xb | dpl | MON_ATTR_L);
-    flat_segment(&v->seg[NOVT_SS], stack, 0x3 | dpl | MON_ATTR_DB);
+    mon_seg_flat(&v->seg[NOVT_CS], selector, MON_FLAT_CODE64 | dpl);
+    mon_seg_flat(&v->seg[NOVT_SS], stack, MON_FLAT_STACK | dpl);
     v->cpu->cpl = (uint8_t)cpl;
 }
 
@@ -234,14 +225,14 @@ enum mon_rc step_sysret(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
     if (rc != MON_OK)
         return rc;
     uint64_t target = cpu->gpr[RT_CX];
-    if (to64 && step_sign_extend(target, 48) != (int64_t)target)
+    if (to64 && !tr_is_canonical(target))
         return mon_raise_error(v, MON_GP, 0);
     cpu->rflags = (cpu->gpr[11] & 0x3c7fd7) | 2;
     cpu->rip = to64 ? target : (uint32_t)target;
     mon_syscall_segments(v, 3);
     if (!to64)
-        flat_segment(&v->seg[NOVT_CS], (uint16_t)((v->msr.star >> 48) | 3),
-                     0xb | MON_ATTR_DPL | MON_ATTR_DB);
+        mon_seg_flat(&v->seg[NOVT_CS], (uint32_t)(v->msr.star >> 48) | 3,
+                     MON_FLAT_CODE32 | MON_ATTR_DPL);
     segments_changed(v);
     return MON_OK;
 }

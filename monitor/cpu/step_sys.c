@@ -182,7 +182,7 @@ enum mon_rc step_invpcid(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     bool pcid_unused = !(v->cr4 & MON_CR4_PCIDE) && descriptor[0];
     if (type > 3 || descriptor[0] >> 12 || (type < 2 && pcid_unused))
         return mon_raise_error(v, MON_GP, 0);
-    if (type == 0 && !mon_is_canonical(descriptor[1]))
+    if (type == 0 && !tr_is_canonical(descriptor[1]))
         return mon_raise_error(v, MON_GP, 0);
     if (type == 0)
         mon_view_invlpg(v, descriptor[1]);

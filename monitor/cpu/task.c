@@ -82,7 +82,7 @@ enum mon_rc mon_tss_rsp(struct mon_vcpu *v, unsigned level, unsigned ist, uint64
     enum mon_rc rc = tss_read(v, &v->tr, offset, rsp, 8);
     if (rc)
         return rc;
-    return mon_is_canonical(*rsp) ? MON_OK : mon_raise_error(v, MON_SS, 0);
+    return tr_is_canonical(*rsp) ? MON_OK : mon_raise_error(v, MON_SS, 0);
 }
 
 /* ---- The maps ---- */

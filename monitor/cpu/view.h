@@ -148,7 +148,7 @@ static inline uint16_t view_hi_of(uint64_t gla)
 /* Address bits 46 and 47: windows of one class share a delta (view_home.c). */
 static inline unsigned view_home_class(uint16_t hi)
 {
-    return hi >> 14;
+    return tr_class(view_canonical(hi));
 }
 
 /* The space's view of hi, or NULL. */
