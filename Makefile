@@ -117,6 +117,10 @@ $(B)/obj/$(1)/%.o: $(1)/%.S $(B)/flags | deps
 endef
 $(foreach d,$(ENGINE_DIRS),$(eval $(call engine_rules,$(d))))
 
+# The command's part that runs inside novt_vcpu_run() (monitor/exits.c).
+HANDLER_OBJS := $(call objects,$(wildcard monitor/devices/*.c) monitor/exits.c monitor/events.c monitor/machine.c)
+$(HANDLER_OBJS): private CFLAGS_ALL += $(ENGINE_CFLAGS)
+
 $(B)/obj/%.o: %.c $(B)/flags | deps $(GEN_HEADERS)
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<

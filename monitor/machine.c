@@ -18,7 +18,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define MSR_APIC_BASE  0x1bu
 #define TIMER_SLACK_NS 1000 /* of the sleep in HLT; 50,000 by default */
 
 uint64_t mon_machine_now(void *machine)
@@ -207,67 +206,6 @@ static void take_request(struct mon_machine *m)
 
 /* --- Exits -------------------------------------------------------------------------------------*/
 
-static void handle_io(struct mon_machine *m)
-{
-    struct novt_run *run = m->run;
-    uint16_t port = run->io.port;
-
-    m->count.io_exits++;
-    if (run->io.write)
-        mon_pc_out(&m->pc, port, run->io.size, run->io.data);
-    else
-        run->io.data = mon_pc_in(&m->pc, port, run->io.size);
-    if (m->config->log_io)
-        fprintf(stderr, "io: %s port %04x size %u data %0*x (%s)\n", run->io.write ? "out" : "in ",
-                port, run->io.size, run->io.size * 2, run->io.data,
-                mon_bus_port_name(&m->pc.bus, port));
-}
-
-static void handle_mmio(struct mon_machine *m)
-{
-    struct novt_run *run = m->run;
-    uint64_t data = 0;
-
-    m->count.mmio_exits++;
-    if (run->mmio.write) {
-        memcpy(&data, run->mmio.data, run->mmio.size);
-        mon_pc_mmio_write(&m->pc, run->mmio.gpa, run->mmio.size, data);
-    } else {
-        data = mon_pc_mmio_read(&m->pc, run->mmio.gpa, run->mmio.size);
-        memcpy(run->mmio.data, &data, run->mmio.size);
-    }
-    if (m->config->log_io)
-        fprintf(stderr, "io: %s address %08llx size %u data %0*llx (%s)\n",
-                run->mmio.write ? "write" : "read ", (unsigned long long)run->mmio.gpa,
-                run->mmio.size, run->mmio.size * 2, (unsigned long long)data,
-                mon_bus_mmio_name(&m->pc.bus, run->mmio.gpa));
-}
-
-static void handle_msr(struct mon_machine *m)
-{
-    struct novt_run *run = m->run;
-    uint32_t index = run->msr.index;
-    bool write = run->exit_reason == NOVT_EXIT_WRMSR;
-
-    m->count.msr_exits++;
-    if (!write)
-        run->msr.error = !mon_pc_read_msr(&m->pc, index, &run->msr.data);
-    else if (index == MSR_APIC_BASE)
-        mon_pc_set_apic_base(&m->pc, run->msr.data);
-    else
-        run->msr.error = !mon_pc_write_msr(&m->pc, index, run->msr.data);
-    if (m->config->log_io)
-        fprintf(stderr, "io: %s msr %04x data %016llx%s\n", write ? "write" : "read ", index,
-                (unsigned long long)run->msr.data, run->msr.error ? " (#GP)" : "");
-}
-
-/* Whether the I/O thread waits for less than it should by now. */
-static bool io_must_look(const struct mon_machine *m)
-{
-    return (mon_console_wants_input(&m->console) && !m->polls_in) ||
-           (mon_console_wants_output(&m->console) && !m->polls_out) || m->console.out_error;
-}
-
 /* Sleeps until the devices' next deadline or until the I/O thread has something. */
 static void sleep_until_deadline(struct mon_machine *m)
 {
@@ -290,7 +228,7 @@ static void sleep_in_halt(struct mon_machine *m)
     mon_uart_pump(&m->pc.uart);
     m->halted = true;
     mon_events_arm(m, true);
-    if (io_must_look(m))
+    if (mon_exits_io_must_look(m))
         mon_machine_wake_io(m);
     while (!m->stopped && !m->nmi_sent && !mon_pc_has_interrupt(&m->pc)) {
         sleep_until_deadline(m);
@@ -312,33 +250,11 @@ static void handle_halt(struct mon_machine *m)
 static void handle_exit(struct mon_machine *m)
 {
     switch (m->run->exit_reason) {
-    case NOVT_EXIT_IO:
-        handle_io(m);
-        break;
-    case NOVT_EXIT_MMIO:
-        handle_mmio(m);
-        break;
     case NOVT_EXIT_HLT:
         handle_halt(m);
         break;
-    case NOVT_EXIT_RDMSR:
-    case NOVT_EXIT_WRMSR:
-        handle_msr(m);
-        break;
-    case NOVT_EXIT_TSC:
-        m->tsc_offset = m->run->tsc_offset;
-        mon_lapic_tsc_moved(&m->pc.lapic);
-        break;
     case NOVT_EXIT_SHUTDOWN:
         mon_request_make(&m->pc.request, MON_REQUEST_RESET, 0, "triple fault");
-        break;
-    case NOVT_EXIT_IRQ_WINDOW:
-    case NOVT_EXIT_TPR:
-        m->count.window_exits++;
-        break;
-    case NOVT_EXIT_NONE:
-    case NOVT_EXIT_KICKED:
-        m->count.kick_exits++;
         break;
     case NOVT_EXIT_INTERNAL:
         mon_console_flush(&m->console);
@@ -346,51 +262,31 @@ static void handle_exit(struct mon_machine *m)
         mon_machine_stop(m, MON_E_INTERNAL, "internal error: %s", m->run->fail.reason);
         break;
     default:
-        mon_machine_stop(m, MON_E_INTERNAL, "internal error: exit %u was not asked for",
-                         m->run->exit_reason);
+        if (!mon_exits_handle(m))
+            mon_machine_stop(m, MON_E_INTERNAL, "internal error: exit %u was not asked for",
+                             m->run->exit_reason);
         break;
     }
-}
-
-/* Gives the vCPU what the interrupt controller has, or asks to be told when it can take it. */
-static void deliver_interrupt(struct mon_machine *m)
-{
-    if (m->run->ready_for_interrupt && mon_pc_has_interrupt(&m->pc)) {
-        mon_pc_update(&m->pc, mon_machine_now(m)); /* a tick due now is the same as the pending */
-        uint8_t vector = mon_pc_acknowledge(&m->pc);
-        if (novt_vcpu_interrupt(m->vcpu, vector) != NOVT_OK)
-            mon_machine_stop(m, MON_E_INTERNAL, "internal error: interrupt %02xh was refused",
-                             vector);
-        m->count.interrupts++;
-    }
-    m->run->request_interrupt_window = mon_pc_has_interrupt(&m->pc);
-    m->run->cr8 = mon_lapic_cr8(&m->pc.lapic);
-    m->run->tpr_threshold = mon_lapic_threshold(&m->pc.lapic);
 }
 
 static void run_vcpu(struct mon_machine *m)
 {
     pthread_mutex_lock(&m->lock);
     while (!m->stopped) {
-        deliver_interrupt(m);
-        mon_events_arm(m, false);
-        if (io_must_look(m))
-            mon_machine_wake_io(m);
-        m->in_guest = true;
-        m->nmi_sent = false;
+        mon_exits_enter(m);
         pthread_mutex_unlock(&m->lock);
 
         int status = novt_vcpu_run(m->vcpu);
 
         pthread_mutex_lock(&m->lock);
-        m->in_guest = m->kicked = false;
-        mon_lapic_set_cr8(&m->pc.lapic, m->run->cr8);
+        mon_exits_leave(m);
         if (status != NOVT_OK)
             mon_machine_stop(m, status == NOVT_E_NOMEM ? MON_E_MEMORY : MON_E_INTERNAL,
                              "cannot run the vCPU: %s: %s", novt_status_string(status),
                              novt_vm_error(m->vm));
-        else
+        else if (!m->exit_handled)
             handle_exit(m);
+        m->exit_handled = false;
         take_request(m);
     }
     pthread_mutex_unlock(&m->lock);
@@ -467,6 +363,7 @@ static int create_vm(struct mon_machine *m, struct mon_error *err)
         return mon_error_set(err, engine_error(status), "cannot set up the virtual machine: %s",
                              novt_vm_error(m->vm));
     m->run = novt_vcpu_run_area(m->vcpu);
+    novt_vcpu_set_handler(m->vcpu, mon_exits_handler, m, NOVT_HANDLER_KEEPS_VECTORS);
     m->pc.config.tsc_khz = novt_vm_tsc_khz(m->vm);
     m->pc.config.apic_khz = novt_vm_apic_khz(m->vm);
     return MON_OK;

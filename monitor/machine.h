@@ -6,6 +6,7 @@
  *
  *     I/O thread: poll -> lock -> devices do what is due -> INTR up? kick or wake -> unlock
  *     vCPU:       run -> lock -> handle the exit -> INTR and ready? inject : ask for a window
+ *                 (exits.c, inside novt_vcpu_run(), or machine.c)
  *
  * A machine ends when somebody calls mon_machine_stop(); the first status wins. */
 #ifndef MON_MACHINE_H
@@ -61,6 +62,7 @@ struct mon_machine {
     bool kicked;              /* a kick is on its way */
     bool nmi_sent;            /* since the vCPU last entered the guest: it must not sleep */
     bool polls_in, polls_out; /* what the I/O thread waits for */
+    bool exit_handled;        /* the exit that novt_vcpu_run() returns with has been dealt with */
     bool stopped;
     struct mon_error end; /* why; text is empty when there is nothing to say */
     struct mon_machine_counters count;
@@ -89,6 +91,15 @@ uint64_t mon_machine_deadline(const struct mon_machine *m);
 void mon_machine_wake_io(struct mon_machine *m);
 
 void mon_machine_print_stats(struct mon_machine *m, FILE *to);
+
+/* exits.c: what the vCPU's thread does before it enters the guest, and after it has left it; exits
+ * that need no sleep (false: it is none of them); the library's handler. */
+void mon_exits_enter(struct mon_machine *m);
+void mon_exits_leave(struct mon_machine *m);
+bool mon_exits_handle(struct mon_machine *m);
+bool mon_exits_handler(void *machine, struct novt_run *run);
+/* Whether the I/O thread waits for less than it should by now. */
+bool mon_exits_io_must_look(const struct mon_machine *m);
 
 /* events.c: the I/O thread, and the signals that end a run or ask something of it. Signals are
  * taken before the library exists, so that it passes on the fatal ones that are not its own. */

@@ -496,6 +496,35 @@ int novt_vcpu_run(struct novt_vcpu *vcpu)
     return rc;
 }
 
+int novt_vcpu_set_handler(struct novt_vcpu *vcpu, novt_exit_handler *handler, void *opaque,
+                          uint32_t flags)
+{
+    struct mon_vcpu *v = &vcpu->cpu;
+
+    if (flags & ~(uint32_t)NOVT_HANDLER_KEEPS_VECTORS)
+        return fail(v->vm, NOVT_E_INVAL, "handler flags %x", flags);
+    if (v->tid)
+        return fail(v->vm, NOVT_E_BUSY, "vCPU %u runs", v->id);
+    v->handler = handler;
+    v->handler_opaque = opaque;
+    v->handler_flags = flags;
+    return NOVT_OK;
+}
+
+bool mon_vcpu_handled(struct mon_vcpu *v)
+{
+    if (!v->handler)
+        return false;
+    if (!(v->handler_flags & NOVT_HANDLER_KEEPS_VECTORS))
+        rt_fpu_park(v->cpu);
+    publish(v);
+    if (!v->handler(v->handler_opaque, &v->run))
+        return false;
+    v->cr8 = v->run.cr8 & 15;
+    mon_count(v, MON_STAT_exits_handled);
+    return true;
+}
+
 int novt_vcpu_interrupt(struct novt_vcpu *vcpu, uint8_t vector)
 {
     struct mon_vcpu *v = &vcpu->cpu;
@@ -603,6 +632,9 @@ int novt_vcpu_set_sregs(struct novt_vcpu *vcpu, const struct novt_sregs *s)
         mon_pdpte_load(v, v->cr3) != MON_OK)
         return fail(v->vm, NOVT_E_INVAL, "CR3: reserved bits in the page-directory pointers");
     v->mode_changed = true;
+    v->again = NULL;
+    for (unsigned seg = 0; seg < 6; seg++)
+        mon_seg_changed(v, seg);
     mon_view_flush(v, true);
     return NOVT_OK;
 }
@@ -642,6 +674,7 @@ int novt_vcpu_get_xsave(struct novt_vcpu *vcpu, void *area, size_t size)
 {
     if (size < rt_fpu_size())
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area needs %zu bytes", rt_fpu_size());
+    rt_fpu_park(vcpu->cpu.cpu); /* a handler may ask */
     memcpy(area, vcpu->cpu.saved.xsave, rt_fpu_size());
     return NOVT_OK;
 }
@@ -657,6 +690,7 @@ int novt_vcpu_set_xsave(struct novt_vcpu *vcpu, const void *area, size_t size)
     memcpy(&mxcsr, (const uint8_t *)area + 24, sizeof(mxcsr));
     if ((header[0] & ~rt_fpu_mask()) || header[1] || header[2] || (mxcsr & 0xffff0000u))
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area's header or MXCSR is not valid");
+    rt_fpu_park(vcpu->cpu.cpu);
     memcpy(vcpu->cpu.saved.xsave, area, rt_fpu_size());
     return NOVT_OK;
 }

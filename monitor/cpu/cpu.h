@@ -183,6 +183,13 @@ struct mon_vcpu {
     /* run.c's own */
     bool slow;   /* the current mode is the slow path's */
     bool resume; /* an instruction waits for the embedder's answer */
+    /* That instruction, as the callout had it; NULL: to be fetched again. In the code cache, so
+     * only valid while that has not been flushed. */
+    const struct tr_insn *again;
+    uint64_t again_flushes;
+    novt_exit_handler *handler; /* novt_vcpu_set_handler() */
+    void *handler_opaque;
+    uint32_t handler_flags;
     uint8_t after_fault;
     unsigned check_class; /* AFTER_CHECK: what the check was for */
     uint32_t key;         /* enum tr_key of the current mode */

@@ -487,7 +487,22 @@ static enum mon_rc slow_step(struct mon_vcpu *v)
     mon_count(v, MON_STAT_instructions_slow_path);
     rt_fpu_park(v->cpu);
     v->replay.cursor = 0;
+    v->again = NULL;
     return finish(v, mon_step(v));
+}
+
+static uint64_t flushes(const struct mon_vcpu *v)
+{
+    return v->vm->cc.flushes + v->vm->stat[MON_STAT_copies_flushes];
+}
+
+static enum mon_rc execute(struct mon_vcpu *v, const struct tr_insn *insn)
+{
+    enum mon_rc rc = finish(v, mon_execute(v, insn));
+
+    v->again = v->resume ? insn : NULL;
+    v->again_flushes = flushes(v);
+    return rc;
 }
 
 static enum mon_rc callout(struct mon_vcpu *v, const struct tr_insn *insn)
@@ -496,8 +511,7 @@ static enum mon_rc callout(struct mon_vcpu *v, const struct tr_insn *insn)
         return slow_step(v);
     v->callouts[insn->op]++;
     v->shadow = false;
-    v->replay.cursor = 0;
-    return finish(v, mon_execute(v, insn));
+    return execute(v, insn);
 }
 
 /* The embedder has answered the last IO, MMIO or MSR exit. */
@@ -516,6 +530,16 @@ static void take_answer(struct mon_vcpu *v)
     }
     RT_ASSERT(v->replay.done < MON_REPLAY_MAX);
     v->replay.data[v->replay.done++] = data;
+}
+
+/* Completes what the embedder has been asked for. */
+static enum mon_rc go_on(struct mon_vcpu *v)
+{
+    if (!v->resume)
+        return MON_OK;
+    v->resume = false;
+    take_answer(v);
+    return v->again && v->again_flushes == flushes(v) ? execute(v, v->again) : slow_step(v);
 }
 
 /* The linear address of the ModRM operand, as far as general registers make it. */
@@ -873,18 +897,8 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     return handle_exit(v, reason);
 }
 
-int mon_run(struct mon_vcpu *v)
+static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
 {
-    enum mon_rc rc = MON_OK;
-
-    rebind_segments(v);
-    v->mode_changed = true;
-    v->host_failure = NULL;
-    if (v->resume) {
-        v->resume = false;
-        take_answer(v);
-        rc = slow_step(v);
-    }
     while (rc != MON_EXIT && !v->host_failure) {
         if (rc == MON_FAULT) {
             mon_count(v, MON_STAT_exceptions);
@@ -900,6 +914,16 @@ int mon_run(struct mon_vcpu *v)
         if (!v->host_failure)
             rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
     }
+}
+
+int mon_run(struct mon_vcpu *v)
+{
+    rebind_segments(v);
+    v->mode_changed = true;
+    v->host_failure = NULL;
+    do
+        run_to_exit(v, go_on(v));
+    while (!v->host_failure && mon_vcpu_handled(v));
     rt_fpu_park(v->cpu);
     return v->host_failure ? NOVT_E_NOMEM : NOVT_OK;
 }

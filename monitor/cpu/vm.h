@@ -117,6 +117,8 @@ void mon_view_drop_all(struct mon_vm *vm);
 /* Makes v leave translated code soon. Any thread, signal handlers. */
 void mon_vcpu_poke(struct mon_vcpu *v);
 void mon_vm_take_written(struct mon_vm *vm);
+/* Whether the embedder's handler has dealt with the exit. */
+bool mon_vcpu_handled(struct mon_vcpu *v);
 
 /* ---- run.c ---- */
 

@@ -99,36 +99,71 @@ static uint64_t next_second(const struct mon_rtc *rtc, uint64_t now)
     return second_number(rtc, now) * MON_NS_PER_S + rtc->phase;
 }
 
+/* --- The calendar, without the C library, whose functions may use vector registers (exits.c) ---*/
+
+enum {
+    DAY = 86400,
+    DAYS_OF_400_YEARS = 146097,
+    DAYS_TO_1970 = 719468 /* from 1 March of year 0 */
+};
+
+static int64_t floor_div(int64_t a, int64_t b)
+{
+    return a / b - (a % b < 0);
+}
+
+/* Days since 1970. Months count from 0; months and days may lie outside their year and month. */
+static int64_t days_of(int64_t year, int64_t month, int64_t day)
+{
+    month -= 2; /* years begin in March: the leap day comes last */
+    year += floor_div(month, 12);
+    month -= 12 * floor_div(month, 12);
+    return 365 * year + floor_div(year, 4) - floor_div(year, 100) + floor_div(year, 400) +
+           (153 * month + 2) / 5 + day - 1 - DAYS_TO_1970;
+}
+
+struct date {
+    int year, month, day; /* month and day from 1 */
+};
+
+static struct date date_of(int64_t days)
+{
+    days += DAYS_TO_1970;
+    int64_t era = floor_div(days, DAYS_OF_400_YEARS);
+    int of_era = (int)(days - era * DAYS_OF_400_YEARS);
+    int year = (of_era - of_era / 1460 + of_era / 36524 - of_era / 146096) / 365;
+    int of_year = of_era - (365 * year + year / 4 - year / 100);
+    int month = (5 * of_year + 2) / 153; /* from March */
+    return (struct date){.year = (int)(era * 400) + year + (month >= 10),
+                         .month = month < 10 ? month + 3 : month - 9,
+                         .day = of_year - (153 * month + 2) / 5 + 1};
+}
+
 /* Writes the time of day into the bytes that the guest reads. */
 static void store_time(struct mon_rtc *rtc, uint64_t now)
 {
-    time_t seconds = (time_t)unix_time(rtc, now);
-    struct tm tm;
-    if (!gmtime_r(&seconds, &tm))
-        return;
-    rtc->cmos[RTC_SECONDS] = encode(rtc, tm.tm_sec);
-    rtc->cmos[RTC_MINUTES] = encode(rtc, tm.tm_min);
-    rtc->cmos[RTC_HOURS] = encode_hour(rtc, tm.tm_hour);
-    rtc->cmos[RTC_WEEKDAY] = encode(rtc, tm.tm_wday + 1);
-    rtc->cmos[RTC_DAY] = encode(rtc, tm.tm_mday);
-    rtc->cmos[RTC_MONTH] = encode(rtc, tm.tm_mon + 1);
-    rtc->cmos[RTC_YEAR] = encode(rtc, tm.tm_year % 100);
-    rtc->cmos[MON_RTC_CENTURY] = encode(rtc, (tm.tm_year / 100 + 19) % 100);
+    int64_t seconds = unix_time(rtc, now), days = floor_div(seconds, DAY);
+    int of_day = (int)(seconds - days * DAY);
+    struct date date = date_of(days);
+    rtc->cmos[RTC_SECONDS] = encode(rtc, of_day % 60);
+    rtc->cmos[RTC_MINUTES] = encode(rtc, of_day / 60 % 60);
+    rtc->cmos[RTC_HOURS] = encode_hour(rtc, of_day / 3600);
+    rtc->cmos[RTC_WEEKDAY] = encode(rtc, (int)(days + 4 - 7 * floor_div(days + 4, 7)) + 1);
+    rtc->cmos[RTC_DAY] = encode(rtc, date.day);
+    rtc->cmos[RTC_MONTH] = encode(rtc, date.month);
+    rtc->cmos[RTC_YEAR] = encode(rtc, date.year % 100);
+    rtc->cmos[MON_RTC_CENTURY] = encode(rtc, date.year / 100 % 100);
 }
 
 /* Takes the time of day from the bytes that the guest wrote. */
 static void load_time(struct mon_rtc *rtc, uint64_t now)
 {
-    struct tm tm = {
-        .tm_sec = decode(rtc, rtc->cmos[RTC_SECONDS]),
-        .tm_min = decode(rtc, rtc->cmos[RTC_MINUTES]),
-        .tm_hour = decode_hour(rtc, rtc->cmos[RTC_HOURS]),
-        .tm_mday = decode(rtc, rtc->cmos[RTC_DAY]),
-        .tm_mon = decode(rtc, rtc->cmos[RTC_MONTH]) - 1,
-        .tm_year =
-            decode(rtc, rtc->cmos[RTC_YEAR]) + decode(rtc, rtc->cmos[MON_RTC_CENTURY]) * 100 - 1900,
-    };
-    rtc->offset = (int64_t)timegm(&tm) - (int64_t)second_number(rtc, now);
+    int year = decode(rtc, rtc->cmos[RTC_YEAR]) + decode(rtc, rtc->cmos[MON_RTC_CENTURY]) * 100;
+    int64_t days =
+        days_of(year, decode(rtc, rtc->cmos[RTC_MONTH]) - 1, decode(rtc, rtc->cmos[RTC_DAY]));
+    int of_day = decode_hour(rtc, rtc->cmos[RTC_HOURS]) * 3600 +
+                 decode(rtc, rtc->cmos[RTC_MINUTES]) * 60 + decode(rtc, rtc->cmos[RTC_SECONDS]);
+    rtc->offset = days * DAY + of_day - (int64_t)second_number(rtc, now);
 }
 
 /* The periodic rate: ticks of 32,768 Hz between two of them, 0 for none. */
