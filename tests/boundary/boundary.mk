@@ -1,6 +1,7 @@
 # boundary.mk - events at every instruction boundary: build/tests/boundary/boundary and its guests.
 
 BOUNDARY := $(B)/tests/boundary/boundary
+BOUNDARY_OBJS := $(patsubst %,$(B)/tests/boundary/%.o,boundary machine step)
 BOUNDARY_GUESTS := $(B)/tests/boundary/guest32.bin $(B)/tests/boundary/guest64.bin
 # Where the engine's C code enters translated code, and where it executes one instruction itself.
 BOUNDARY_WRAP := $(foreach f,rt_enter rt_enter64 mon_step mon_execute mon_exception_deliver,-Wl,--wrap=$(f))
@@ -8,16 +9,16 @@ BOUNDARY_WRAP := $(foreach f,rt_enter rt_enter64 mon_step mon_execute mon_except
 .PHONY: tests-boundary
 tests-boundary: $(BOUNDARY) $(BOUNDARY_GUESTS)
 
-$(BOUNDARY).o: tests/boundary/boundary.c $(B)/flags | deps
+$(BOUNDARY_OBJS): $(B)/tests/boundary/%.o: tests/boundary/%.c $(B)/flags | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
-$(BOUNDARY): $(BOUNDARY).o $(LIBNOVT_INTERNAL)
+$(BOUNDARY): $(BOUNDARY_OBJS) $(LIBNOVT_INTERNAL)
 	$(CC) -o $@ $^ $(BOUNDARY_WRAP) $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
-$(B)/tests/boundary/guest%.bin: tests/boundary/guest%.S tests/boundary/layout.h | deps
+$(B)/tests/boundary/guest%.bin: tests/boundary/guest%.S tests/boundary/handlers.h tests/boundary/layout.h | deps
 	@mkdir -p $(@D)
 	$(CC) -m$* $(if $(filter 64,$*),-DGUEST64) -I. -c -o $(@:.bin=.o) $<
 	$(LD) -m elf_$(if $(filter 64,$*),x86_64,i386) -Ttext=0 -e 0x10000 --oformat binary -o $@ $(@:.bin=.o)
 
--include $(BOUNDARY).d
+-include $(BOUNDARY_OBJS:.o=.d)

@@ -1,89 +1,9 @@
 /* guest32.S - the 32-bit program of the boundary test: a bit of everything, once through.
  *
  * boundary.c starts it at PROGRAM, CPL 0, IF set, and ends when it writes PORT_DONE. Whatever it does
- * depends on nothing outside. Handlers append to the log what they were given and change nothing. */
-#include "tests/boundary/layout.h"
+ * depends on nothing outside. handlers.h has what notes the events. */
+#include "tests/boundary/handlers.h"
 
-        .text
-        .code32
-        .org    0
-
-/* Appends the value to the log at ebx. */
-        .macro  NOTE value
-        movl    \value, %eax
-        movl    %eax, (%ebx)
-        addl    $4, %ebx
-        .endm
-        /* depth: bytes on the stack up to the frame's EIP */
-        .macro  NOTE_FRAME vector, depth
-        movl    LOG, %ebx
-        NOTE    $\vector
-        NOTE    \depth(%esp)
-        NOTE    \depth+4(%esp)
-        NOTE    \depth+8(%esp)
-        leal    \depth+12(%esp), %eax
-        movl    %eax, (%ebx)
-        addl    $4, %ebx
-        .endm
-
-        /* For boundary.c: vectors and their handlers. */
-        .org    VECTORS
-        .long   IRQ, handler_irq
-        .long   ABSENT, handler_absent
-        .long   PF, handler_pf
-        .long   UD, handler_ud
-        .long   DE, handler_de
-        .long   CALL0, handler_call
-        .long   FINISH, handler_finish
-        .long   -1
-
-        .org    HANDLERS
-handler_irq:
-        pushl   %eax
-        pushl   %ebx
-        NOTE_FRAME IRQ, 8
-        movl    %ebx, LOG
-        popl    %ebx
-        popl    %eax
-        iret
-handler_absent:
-        pushl   %eax
-        pushl   %ebx
-        NOTE_FRAME ABSENT, 8
-        movl    %ebx, LOG
-        movl    VICTIM, %eax
-        movl    %eax, %ebx
-        shrl    $12, %ebx
-        andl    $~1, PT(,%ebx,4)
-        invlpg  (%eax)
-        popl    %ebx
-        popl    %eax
-        iret
-handler_pf:
-        pushl   %eax
-        pushl   %ebx
-        NOTE_FRAME PF, 12
-        NOTE    8(%esp)
-        movl    %cr2, %eax
-        movl    %eax, (%ebx)
-        addl    $4, %ebx
-        movl    %ebx, LOG
-        shrl    $12, %eax
-        orl     $1, PT(,%eax,4)
-        popl    %ebx
-        popl    %eax
-        addl    $4, %esp
-        iret
-handler_ud:
-handler_de:                             /* both instructions have two bytes */
-        pushl   %eax
-        pushl   %ebx
-        NOTE_FRAME UD, 8
-        movl    %ebx, LOG
-        popl    %ebx
-        popl    %eax
-        addl    $2, (%esp)
-        iret
 handler_call:
         addl    $0x1111, %edx
         sti

@@ -2,92 +2,9 @@
  * and at high addresses.
  *
  * boundary.c starts it at PROGRAM, CPL 0, IF set, and ends when it writes PORT_DONE. Whatever it does
- * depends on nothing outside. Handlers run on a stack of their own, append to the log what they were
- * given, and change nothing. */
-#include "tests/boundary/layout.h"
+ * depends on nothing outside. handlers.h has what notes the events, on a stack of its own. */
+#include "tests/boundary/handlers.h"
 
-        .text
-        .code64
-        .org    0
-
-        .macro  NOTE value
-        movq    \value, %rax
-        movq    %rax, (%rbx)
-        addq    $8, %rbx
-        .endm
-        /* depth: bytes on the stack up to the frame's RIP */
-        .macro  NOTE_FRAME vector, depth
-        movq    LOG, %rbx
-        NOTE    $\vector
-        NOTE    \depth(%rsp)
-        NOTE    \depth+8(%rsp)
-        NOTE    \depth+16(%rsp)
-        NOTE    \depth+24(%rsp)
-        NOTE    \depth+32(%rsp)
-        .endm
-
-        /* For boundary.c: vectors and their handlers. */
-        .org    VECTORS
-        .long   IRQ, handler_irq
-        .long   ABSENT, handler_absent
-        .long   PF, handler_pf
-        .long   UD, handler_ud
-        .long   DE, handler_de
-        .long   CALL0, handler_call
-        .long   FINISH, handler_finish
-        .long   -1
-
-        .org    HANDLERS
-handler_irq:
-        pushq   %rax
-        pushq   %rbx
-        NOTE_FRAME IRQ, 16
-        movq    %rbx, LOG
-        popq    %rbx
-        popq    %rax
-        iretq
-handler_absent:
-        pushq   %rax
-        pushq   %rbx
-        NOTE_FRAME ABSENT, 16
-        movq    %rbx, LOG
-        movq    VICTIM, %rax
-        movl    %eax, %ebx
-        shrl    $12, %ebx
-        andq    $~1, PT(,%rbx,8)
-        invlpg  (%rax)
-        movq    VICTIM, %rax
-        movabsq $HIGH, %rbx
-        addq    %rbx, %rax
-        invlpg  (%rax)
-        popq    %rbx
-        popq    %rax
-        iretq
-handler_pf:
-        pushq   %rax
-        pushq   %rbx
-        NOTE_FRAME PF, 24
-        NOTE    16(%rsp)
-        movq    %cr2, %rax
-        movq    %rax, (%rbx)
-        addq    $8, %rbx
-        movq    %rbx, LOG
-        shrl    $12, %eax
-        orq     $1, PT(,%rax,8)
-        popq    %rbx
-        popq    %rax
-        addq    $8, %rsp
-        iretq
-handler_ud:
-handler_de:                             /* both instructions have two bytes */
-        pushq   %rax
-        pushq   %rbx
-        NOTE_FRAME UD, 16
-        movq    %rbx, LOG
-        popq    %rbx
-        popq    %rax
-        addq    $2, (%rsp)
-        iretq
 handler_call:
         addq    $0x1111, %rdx
         incq    DATA+0x100

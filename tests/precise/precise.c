@@ -21,14 +21,12 @@
  *   SEGMENT    FS or GS: base + ebx                                    FETCH code at ebx
  *   EXCEPTION  a fault without memory, at the case's first or last instruction     TRAP  after it
  */
-#include "include/novt.h"
+#include "tests/machine.h"
 
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 enum kind { BASE, PUSHES, POPS, FRAME, SOURCE, TARGET_DI, SEGMENT, FETCH, EXCEPTION, TRAP };
 enum { READ = 1, WRITE = 2 };
@@ -69,9 +67,7 @@ struct state {
     uint8_t *xsave;
 };
 
-static struct novt_vm *vm;
-static struct novt_vcpu *vcpu;
-static uint8_t *ram;
+static struct test_machine m;
 static size_t xsave_size;
 static uint8_t *xsave_start;
 static unsigned passed, failed;
@@ -80,7 +76,7 @@ static const char *variant = "";
 
 static void die(const char *what)
 {
-    printf("precise: %s: %s\n", what, vm ? novt_vm_error(vm) : "");
+    printf("precise: %s: %s\n", what, m.vm ? novt_vm_error(m.vm) : "");
     exit(2);
 }
 
@@ -88,13 +84,13 @@ static void die(const char *what)
 
 static void put32(uint32_t gpa, uint32_t v)
 {
-    memcpy(ram + gpa, &v, 4);
+    memcpy(m.ram + gpa, &v, 4);
 }
 
 static uint32_t get32(uint32_t gpa)
 {
     uint32_t v;
-    memcpy(&v, ram + gpa, 4);
+    memcpy(&v, m.ram + gpa, 4);
     return v;
 }
 
@@ -113,7 +109,7 @@ static bool pushes_error(unsigned vector)
 static void build_stub(unsigned vector, unsigned port, uint32_t attr)
 {
     uint32_t at = STUBS + vector * 16;
-    uint8_t *p = ram + at;
+    uint8_t *p = m.ram + at;
 
     *p++ = 0xe6;
     *p++ = (uint8_t)port;
@@ -153,8 +149,8 @@ static void set_target(uint32_t flags)
 static void fill_data(void)
 {
     for (uint32_t at = DATA; at < DATA_END; at++)
-        ram[at] = (uint8_t)(at * 7 + (at >> 8));
-    memset(ram + TARGET + 0x40, 0x3c, 64); /* harmless as any kind of number */
+        m.ram[at] = (uint8_t)(at * 7 + (at >> 8));
+    memset(m.ram + TARGET + 0x40, 0x3c, 64); /* harmless as any kind of number */
 }
 
 /* A valid image with every register different. */
@@ -193,7 +189,7 @@ static void set_up_cpu(void)
     const struct novt_segment offset = {SEG_BASE, 0xffffffff, 0xc0f3, 0x23};
     struct novt_sregs s;
 
-    novt_vcpu_get_sregs(vcpu, &s);
+    novt_vcpu_get_sregs(m.vcpu, &s);
     s.seg[NOVT_ES] = s.seg[NOVT_SS] = s.seg[NOVT_DS] = data;
     s.seg[NOVT_FS] = s.seg[NOVT_GS] = offset;
     s.seg[NOVT_CS] = (struct novt_segment){0, 0xffffffff, 0xc0fb, 0x1b};
@@ -205,7 +201,7 @@ static void set_up_cpu(void)
     s.cr3 = PAGE_DIR;
     s.cr4 = 0x40600; /* OSXSAVE OSXMMEXCPT OSFXSR */
     s.xcr0 = host_xcr0();
-    if (novt_vcpu_set_sregs(vcpu, &s) || novt_vcpu_set_xsave(vcpu, xsave_start, xsave_size))
+    if (novt_vcpu_set_sregs(m.vcpu, &s) || novt_vcpu_set_xsave(m.vcpu, xsave_start, xsave_size))
         die("setting the state");
 }
 
@@ -227,21 +223,21 @@ static void normalise_xsave(uint8_t *p)
 /* Runs to the next OUT of a stub and reads the interrupted state from its frame. */
 static void run(struct state *state)
 {
-    const struct novt_run *area = novt_vcpu_run_area(vcpu);
+    const struct novt_run *area = m.run;
     struct novt_regs regs;
     struct novt_sregs sregs;
 
     int rc;
     do /* writing code kicks */
-        rc = novt_vcpu_run(vcpu);
+        rc = novt_vcpu_run(m.vcpu);
     while (rc == NOVT_OK && area->exit_reason == NOVT_EXIT_KICKED);
     if (rc != NOVT_OK || area->exit_reason != NOVT_EXIT_IO) {
         printf("FAIL precise: %s%s: exit %u %.200s\n", current ? current->name : "", variant,
                area->exit_reason, area->exit_reason == NOVT_EXIT_SHUTDOWN ? area->fail.reason : "");
         exit(1);
     }
-    novt_vcpu_get_regs(vcpu, &regs);
-    novt_vcpu_get_sregs(vcpu, &sregs);
+    novt_vcpu_get_regs(m.vcpu, &regs);
+    novt_vcpu_get_sregs(m.vcpu, &sregs);
     uint32_t frame = (uint32_t)regs.gpr[SP];
     state->vector = area->io.port == PORT_DONE ? DONE : area->io.port - PORT_FAULT;
     state->error = pushes_error(state->vector) ? get32(frame) : 0;
@@ -252,7 +248,7 @@ static void run(struct state *state)
     state->eflags = get32(frame + 8);
     state->gpr[SP] = get32(frame + 12);
     state->cr2 = (uint32_t)sregs.cr2;
-    novt_vcpu_get_xsave(vcpu, state->xsave, xsave_size);
+    novt_vcpu_get_xsave(m.vcpu, state->xsave, xsave_size);
     normalise_xsave(state->xsave);
 }
 
@@ -263,7 +259,7 @@ static void begin(const uint32_t *gpr, uint32_t eflags)
     for (unsigned i = 0; i < 8; i++)
         regs.gpr[i] = gpr[i];
     set_up_cpu();
-    if (novt_vcpu_set_regs(vcpu, &regs))
+    if (novt_vcpu_set_regs(m.vcpu, &regs))
         die("setting registers");
 }
 
@@ -282,15 +278,15 @@ static uint32_t put_code(const struct test_case *c, bool whole)
 {
     uint32_t at = CODE, insn;
 
-    memcpy(ram + at, prelude, sizeof(prelude));
+    memcpy(m.ram + at, prelude, sizeof(prelude));
     insn = at += sizeof(prelude);
     if (whole) {
-        memcpy(ram + at, c->start, (size_t)(c->end - c->start));
+        memcpy(m.ram + at, c->start, (size_t)(c->end - c->start));
         at += (uint32_t)(c->end - c->start);
     }
-    ram[at] = 0xcd;
-    ram[at + 1] = DONE;
-    novt_vm_memory_written(vm, CODE, 4096);
+    m.ram[at] = 0xcd;
+    m.ram[at + 1] = DONE;
+    novt_vm_memory_written(m.vm, CODE, 4096);
     return insn;
 }
 
@@ -337,9 +333,9 @@ static bool same_vectors(const struct state *want, const struct state *got)
 static bool same_memory(const uint8_t *want)
 {
     for (uint32_t i = 0; i < DATA_END - DATA; i++) {
-        if (ram[DATA + i] == want[i])
+        if (m.ram[DATA + i] == want[i])
             continue;
-        fail("a byte of memory", want[i], ram[DATA + i]);
+        fail("a byte of memory", want[i], m.ram[DATA + i]);
         return false;
     }
     return true;
@@ -443,7 +439,7 @@ static void run_faulting(const struct test_case *c, const uint32_t *gpr, uint32_
 
     fill_data();
     if (c->kind == FETCH)
-        memcpy(ram + cr2, "\xcd\x81", 2);
+        memcpy(m.ram + cr2, "\xcd\x81", 2);
     set_target(flags);
     begin(gpr, eflags);
     run(&at_fault);
@@ -463,14 +459,14 @@ static void run_present(const struct test_case *c, const uint32_t *gpr, uint32_t
 {
     fill_data();
     if (c->kind == FETCH)
-        memcpy(ram + x, "\xcd\x81", 2);
+        memcpy(m.ram + x, "\xcd\x81", 2);
     put_code(c, false);
     begin(gpr, eflags);
     run(&s1);
     put_code(c, true);
     begin(gpr, eflags);
     run(&s2);
-    memcpy(memory2, ram + DATA, sizeof(memory2));
+    memcpy(memory2, m.ram + DATA, sizeof(memory2));
 }
 
 static void run_memory_case(const struct test_case *c, uint32_t eflags)
@@ -546,19 +542,13 @@ static void run_exception(const struct test_case *c, uint32_t eflags)
 int main(void)
 {
     static const uint32_t patterns[] = {0x202, 0xad7};
-    struct novt_config config = {.size = sizeof(config), .code_cache_size = 1 << 20};
+    const struct novt_config config = {.size = sizeof(config), .code_cache_size = 1 << 20};
     struct state *states[] = {&s1, &s2, &at_fault, &after};
-    char err[256];
-    int fd = memfd_create("precise", MFD_CLOEXEC);
+    const char *why = test_machine_create(&m, &config, RAM_SIZE);
 
-    if (fd < 0 || ftruncate(fd, RAM_SIZE))
-        die("memfd");
-    ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (ram == MAP_FAILED || novt_vm_create(&config, &vm, err, sizeof(err)))
-        die("cannot make a VM");
-    if (novt_vm_set_memory(vm, 0, 0, RAM_SIZE, fd, 0, 0) || novt_vcpu_create(vm, 0, &vcpu))
-        die("cannot make a vCPU");
-    xsave_size = novt_vcpu_xsave_size(vcpu);
+    if (why)
+        die(why);
+    xsave_size = novt_vcpu_xsave_size(m.vcpu);
     xsave_start = malloc(xsave_size);
     for (unsigned i = 0; i < 4; i++)
         states[i]->xsave = malloc(xsave_size);
@@ -573,7 +563,7 @@ int main(void)
                 run_memory_case(current, patterns[i]);
         }
     }
-    novt_vm_destroy(vm);
+    test_machine_destroy(&m);
     printf("%u passed, %u failed\n", passed, failed);
     return failed || !passed;
 }

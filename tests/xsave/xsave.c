@@ -17,7 +17,7 @@
  *   guest memory: 0 tables  CODE  START the state  AREA where it is saved  IMAGE of XRSTOR
  *
  * Built without vector instructions: the native side has the registers for itself. */
-#include "include/novt.h"
+#include "tests/machine.h"
 
 #include <setjmp.h>
 #include <signal.h>
@@ -25,8 +25,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <unistd.h>
 
 #define TABLES   0x1000u
 #define IDT      0x5000u
@@ -77,9 +75,7 @@ struct job {
     uint64_t xcr0, rfbm;
 };
 
-static struct novt_vm *vm;
-static struct novt_vcpu *vcpu;
-static uint8_t *ram;
+static struct test_machine m;
 static uint32_t entry[OPS];
 static uint8_t *native_ram; /* the same, for the native side */
 static uint8_t *native_code;
@@ -88,13 +84,13 @@ static unsigned long compared, faulted;
 
 __attribute__((noreturn)) static void die(const char *what)
 {
-    printf("xsave: %s: %s\n", what, vm ? novt_vm_error(vm) : "");
+    printf("xsave: %s: %s\n", what, m.vm ? novt_vm_error(m.vm) : "");
     exit(2);
 }
 
 static void put64(uint32_t at, uint64_t value)
 {
-    memcpy(ram + at, &value, 8);
+    memcpy(m.ram + at, &value, 8);
 }
 
 /* ---- code: rdi START, rsi the operand, rbx AREA, ebp the RFBM of the first XRSTOR ---- */
@@ -188,7 +184,7 @@ static int run_natively(const struct job *job)
 
 static void build_guest(void)
 {
-    uint8_t *p = ram + CODE;
+    uint8_t *p = m.ram + CODE;
 
     put64(TABLES, (TABLES + 0x1000) | 3);
     put64(TABLES + 0x1000, (TABLES + 0x2000) | 3);
@@ -197,11 +193,11 @@ static void build_guest(void)
     put64(GDT + 16, 0x00cf93000000ffff);
     for (uint32_t vector = 0; vector < 32; vector++) { /* out %al, $port; hlt */
         uint32_t at = STUBS + vector * 16;
-        emit(ram + at, (uint8_t[]){0xe6, (uint8_t)(PORT_FAULT + vector), 0xf4}, 3);
+        emit(m.ram + at, (uint8_t[]){0xe6, (uint8_t)(PORT_FAULT + vector), 0xf4}, 3);
         put64(IDT + vector * 16, (at & 0xffff) | 8u << 16 | 0x8eull << 40);
     }
     for (unsigned i = 0; i < OPS; i++) {
-        entry[i] = (uint32_t)(p - ram);
+        entry[i] = (uint32_t)(p - m.ram);
         p = emit_case(p, &ops[i]);
         p = emit(p, "\xe6\x10\xf4", 3);
     }
@@ -212,7 +208,7 @@ static void set_mode(uint64_t xcr0)
     const struct novt_segment data = {0, 0xffffffff, 0xc093, 16};
     struct novt_sregs s;
 
-    novt_vcpu_get_sregs(vcpu, &s);
+    novt_vcpu_get_sregs(m.vcpu, &s);
     for (unsigned i = 0; i < 6; i++)
         s.seg[i] = data;
     s.seg[NOVT_CS] = (struct novt_segment){0, 0xffffffff, 0xa09b, 8};
@@ -223,14 +219,14 @@ static void set_mode(uint64_t xcr0)
     s.cr4 = 0x40620; /* OSXSAVE OSXMMEXCPT OSFXSR PAE */
     s.efer = 0x500;
     s.xcr0 = xcr0;
-    if (novt_vcpu_set_sregs(vcpu, &s))
+    if (novt_vcpu_set_sregs(m.vcpu, &s))
         die("setting the mode");
 }
 
 static int run_in_guest(const struct job *job)
 {
     struct novt_regs r = {.rip = entry[job->op], .rflags = 2};
-    const struct novt_run *run = novt_vcpu_run_area(vcpu);
+    const struct novt_run *run = m.run;
 
     r.gpr[NOVT_RSP] = STACK;
     r.gpr[NOVT_RDI] = START;
@@ -239,12 +235,12 @@ static int run_in_guest(const struct job *job)
     r.gpr[NOVT_RBP] = (uint32_t)~0u;
     r.gpr[NOVT_RCX] = (uint32_t)job->rfbm;
     r.gpr[8] = job->rfbm >> 32;
-    novt_vcpu_set_events(vcpu, &(struct novt_events){0});
-    if (novt_vcpu_set_xsave(vcpu, initial, sizeof(initial)) || novt_vcpu_set_regs(vcpu, &r) ||
-        novt_vcpu_run(vcpu) != NOVT_OK)
+    novt_vcpu_set_events(m.vcpu, &(struct novt_events){0});
+    if (novt_vcpu_set_xsave(m.vcpu, initial, sizeof(initial)) || novt_vcpu_set_regs(m.vcpu, &r) ||
+        novt_vcpu_run(m.vcpu) != NOVT_OK)
         die("running");
     while (run->exit_reason == NOVT_EXIT_KICKED)
-        novt_vcpu_run(vcpu);
+        novt_vcpu_run(m.vcpu);
     if (run->exit_reason != NOVT_EXIT_IO)
         die("an exit that should not be");
     if (run->io.port == PORT_DONE)
@@ -288,11 +284,11 @@ static void make_state(uint8_t *p, uint64_t bv)
 /* Both sides get what is in the native side's memory at START and IMAGE. */
 static void share(void)
 {
-    memcpy(ram + START, native_ram + START, SIZE);
-    memcpy(ram + IMAGE, native_ram + IMAGE, SIZE);
-    fill(ram + AREA, 0xa5);
+    memcpy(m.ram + START, native_ram + START, SIZE);
+    memcpy(m.ram + IMAGE, native_ram + IMAGE, SIZE);
+    fill(m.ram + AREA, 0xa5);
     fill(native_ram + AREA, 0xa5);
-    memset(ram + AREA + 512, 0, 64); /* XSAVE keeps what it does not write of the header */
+    memset(m.ram + AREA + 512, 0, 64); /* XSAVE keeps what it does not write of the header */
     memset(native_ram + AREA + 512, 0, 64);
 }
 
@@ -324,8 +320,8 @@ static void report(const struct job *job, int want, int got)
     if (want != got)
         printf(": %s natively, %s in the guest", want ? "faults" : "ends", got ? "faults" : "ends");
     for (unsigned i = 0, n = 0; want == got && i < SIZE && n < 8; i++) {
-        if (native_ram[AREA + i] != ram[AREA + i]) {
-            printf(" [%u] %02x, should be %02x", i, ram[AREA + i], native_ram[AREA + i]);
+        if (native_ram[AREA + i] != m.ram[AREA + i]) {
+            printf(" [%u] %02x, should be %02x", i, m.ram[AREA + i], native_ram[AREA + i]);
             n++;
         }
     }
@@ -342,7 +338,7 @@ static void check(const struct job *job)
         share();
         want = run_natively(job);
         got = run_in_guest(job);
-        if (want == got && (want == FAULT || !memcmp(ram + AREA, native_ram + AREA, SIZE)))
+        if (want == got && (want == FAULT || !memcmp(m.ram + AREA, native_ram + AREA, SIZE)))
             break;
         if (attempt == 2)
             report(job, want, got);
@@ -425,23 +421,15 @@ static void check_xcr0(uint64_t xcr0)
         check_bad(xcr0, n);
 }
 
-static uint8_t *create(uint64_t flags)
+static void create(uint64_t flags)
 {
-    struct novt_config config = {
+    const struct novt_config config = {
         .size = sizeof(config), .flags = flags, .code_cache_size = 1 << 20};
-    int fd = memfd_create("xsave", MFD_CLOEXEC);
-    char err[256];
+    const char *why = test_machine_create(&m, &config, RAM_SIZE);
 
-    if (fd < 0 || ftruncate(fd, RAM_SIZE))
-        die("memfd");
-    ram = mmap(NULL, RAM_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
-    if (ram == MAP_FAILED || novt_vm_create(&config, &vm, err, sizeof(err)))
-        die("cannot make a VM");
-    if (novt_vm_set_memory(vm, 0, 0, RAM_SIZE, fd, 0, 0) || novt_vcpu_create(vm, 0, &vcpu))
-        die("cannot make a vCPU");
-    close(fd);
+    if (why)
+        die(why);
     build_guest();
-    return ram;
 }
 
 static void run_engine(const char *name, uint64_t flags)
@@ -455,9 +443,7 @@ static void run_engine(const char *name, uint64_t flags)
         if (!(all[i] & ~host_xcr0()))
             check_xcr0(all[i]);
     }
-    novt_vm_destroy(vm);
-    vm = NULL;
-    munmap(ram, RAM_SIZE);
+    test_machine_destroy(&m);
     printf("%s xsave: %s: %lu cases as on the host, %lu of them faults\n",
            failed == before ? "PASS" : "FAIL", name, compared, faulted);
     passed += failed == before;

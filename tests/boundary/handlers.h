@@ -1,0 +1,109 @@
+/* handlers.h - the handlers that both guests of the boundary test have, as assembly.
+ *
+ * They append to the log what they were given and change nothing else. Includes what comes before
+ * the program: the vectors for machine.c, then HANDLERS. A guest adds handler_call, handler_finish
+ * and what is its own.
+ *
+ * Registers and operations have the size of the mode: AX is eax or rax, OP(add) addl or addq. */
+#include "tests/boundary/layout.h"
+
+#ifdef GUEST64
+#define AX     %rax
+#define BX     %rbx
+#define SP     %rsp
+#define WORD   8
+#define OP(op) op##q
+        .code64
+#else
+#define AX     %eax
+#define BX     %ebx
+#define SP     %esp
+#define WORD   4
+#define OP(op) op##l
+        .code32
+#endif
+
+/* Appends the value to the log at BX. */
+.macro  NOTE value
+        mov     \value, AX
+        mov     AX, (BX)
+        add     $WORD, BX
+.endm
+
+/* Saves what NOTE uses and notes the vector and its frame. depth: what lies between the frame's
+ * instruction pointer and SP, in words. A frame of the same level has no stack pointer in 32-bit
+ * mode: where it would be counts. */
+.macro  NOTE_FRAME vector, depth
+        push    AX
+        push    BX
+        mov     LOG, BX
+        NOTE    $\vector
+        NOTE    (\depth+2)*WORD(SP)
+        NOTE    (\depth+3)*WORD(SP)
+        NOTE    (\depth+4)*WORD(SP)
+#ifdef GUEST64
+        NOTE    (\depth+5)*WORD(SP)
+        NOTE    (\depth+6)*WORD(SP)
+#else
+        lea     (\depth+5)*WORD(SP), AX
+        mov     AX, (BX)
+        add     $WORD, BX
+#endif
+.endm
+.macro  RESTORE
+        pop     BX
+        pop     AX
+.endm
+
+        .text
+        .org    VECTORS
+        .long   IRQ, handler_irq
+        .long   ABSENT, handler_absent
+        .long   PF, handler_pf
+        .long   UD, handler_ud
+        .long   DE, handler_de
+        .long   CALL0, handler_call
+        .long   FINISH, handler_finish
+        .long   -1
+
+        .org    HANDLERS
+handler_irq:
+        NOTE_FRAME IRQ, 0
+        mov     BX, LOG
+        RESTORE
+        OP(iret)
+handler_absent:
+        NOTE_FRAME ABSENT, 0
+        mov     BX, LOG
+        mov     VICTIM, AX
+        movl    %eax, %ebx
+        shrl    $12, %ebx
+        OP(and) $~1, PT(,BX,WORD)
+        invlpg  (AX)
+#ifdef GUEST64
+        mov     VICTIM, AX
+        movabsq $HIGH, BX
+        add     BX, AX
+        invlpg  (AX)
+#endif
+        RESTORE
+        OP(iret)
+handler_pf:
+        NOTE_FRAME PF, 1
+        NOTE    2*WORD(SP)              /* the error code */
+        mov     %cr2, AX
+        mov     AX, (BX)
+        add     $WORD, BX
+        mov     BX, LOG
+        shrl    $12, %eax
+        OP(or)  $1, PT(,AX,WORD)
+        RESTORE
+        add     $WORD, SP
+        OP(iret)
+handler_ud:
+handler_de:                             /* both instructions have two bytes */
+        NOTE_FRAME UD, 0
+        mov     BX, LOG
+        RESTORE
+        OP(add) $2, (SP)
+        OP(iret)
