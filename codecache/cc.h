@@ -110,6 +110,15 @@ struct cc_page {
  * wrong: one, or in time several. */
 enum cc_seen { CC_SEEN_NOTHING, CC_SEEN_CLASS0, CC_SEEN_MIXED = CC_SEEN_CLASS0 + 4 };
 
+/* device.c: an instruction, by its guest-physical address and first two bytes. */
+struct cc_device {
+    uint64_t gpa;
+    uint16_t bytes;
+    uint8_t faults; /* 0: the entry is free */
+};
+#define CC_DEVICES       512
+#define CC_DEVICE_FAULTS 4
+
 struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
     bool for_perf;    /* set before cc_create(): perf has to find names of generated code */
@@ -140,6 +149,8 @@ struct cc {
     /* By cc_mark(); reserved, mostly never touched. */
     uint8_t *collided; /* pcs of blocks that share a table slot */
     uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
+    bool has_devices;
+    struct cc_device devices[CC_DEVICES];
     uint64_t flushes, invalidated, linked, unlinked;
     uint64_t guest_bytes, host_bytes; /* of all blocks ever added */
 };
@@ -258,6 +269,15 @@ static inline uint8_t *cc_seen(struct cc *cc, uint64_t gpa)
 {
     return &cc->seen[cc_mark(gpa)];
 }
+/* Drops a block that is to be made in another way from now on. */
+void cc_drop(struct cc *cc, struct cc_block *b);
+
+/* device.c: the instruction at gpa, which begins with these bytes, has accessed a device and
+ * faulted. True: it keeps doing so. */
+bool cc_device_note(struct cc *cc, uint64_t gpa, uint16_t bytes);
+/* Whether it is to be a callout. */
+bool cc_device_known(struct cc *cc, uint64_t gpa, uint16_t bytes);
+
 static inline struct cc_page *cc_page(const struct cc *cc, uint64_t gpa)
 {
     return (gpa >> 12) < cc->max_gfn ? &cc->pages[gpa >> 12] : NULL;

@@ -97,3 +97,10 @@ void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
     if (b->valid)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }
+
+void cc_drop(struct cc *cc, struct cc_block *b)
+{
+    cc_move_forget(cc, b);
+    if (b->valid)
+        block_drop(cc, (uint32_t)(b - cc->blocks));
+}

@@ -242,6 +242,16 @@ static void emit_callout(struct tr_block *t, unsigned i)
     e_jmp(t, t->rq->stubs->callout32);
 }
 
+/* It would fault nearly each time. */
+static bool accesses_device(const struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+    uint16_t bytes;
+
+    __builtin_memcpy(&bytes, insn->bytes, sizeof(bytes));
+    return insn->cls == TR_COPY && cc_device_known(t->rq->cc, t->rq->gpa + t->at[i], bytes);
+}
+
 /* Returns whether the block is left for good. */
 static bool emit_instruction(struct tr_block *t, unsigned i)
 {
@@ -254,7 +264,7 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     emitter *emit = is_long(t) ? long_emitters[insn->op] : emitters[insn->op];
     struct tr_long lng = t->lng;
     unsigned nrelocs = t->nrelocs;
-    if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED)
+    if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED || accesses_device(t, i))
         emit = NULL;
     if (emit && (!insn->lock || insn->cls == TR_COPY) && emit(t, i)) {
         if (is_long(t))

@@ -638,6 +638,27 @@ static void after_probe(struct mon_vcpu *v, const struct rt_context *context)
                0);
 }
 
+/* An access to a device: an instruction that keeps doing that is translated again. */
+static void after_device(struct mon_vcpu *v, const struct rt_context *context)
+{
+    struct cc *cc = &v->vm->cc;
+    struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
+    enum cc_recipe recipe;
+    uint16_t bytes;
+
+    if (!b)
+        return;
+    uint64_t gpa = b->gpa + cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe) - b->pc;
+    const uint8_t *ram = mon_vm_ram(v, gpa, NULL);
+    if (!ram || recipe != CC_R_IDENTITY || (gpa & 4095) == 4095)
+        return;
+    __builtin_memcpy(&bytes, ram, sizeof(bytes));
+    if (cc_device_note(cc, gpa, bytes)) {
+        cc_drop(cc, b);
+        mon_count(v, MON_STAT_sites_device);
+    }
+}
+
 static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
 {
     struct mon_vcpu *v = cpu->owner;
@@ -658,6 +679,9 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
             return RT_FAULT_RETRY;
         case MON_FILL_EXCEPTION:
             v->after_fault = AFTER_EXCEPTION;
+            break;
+        case MON_FILL_DEVICE:
+            after_device(v, context);
             break;
         case MON_FILL_STEP:
             break;

@@ -195,10 +195,10 @@ static void log_instruction(struct mon_vcpu *v, const struct tr_insn *i)
 static enum mon_rc run_handler(struct mon_vcpu *v, const struct tr_insn *i)
 {
     struct rt_cpu *cpu = v->cpu;
-    bool logged = mon_log_on(v, NOVT_LOG_STEP);
+    bool logged = mon_log_on(v, NOVT_LOG_STEP), mov = i->op == TR_OP_copy && step_is_mov(i);
     enum mon_rc rc;
 
-    if (cpu->fpu_live && (logged || parks[i->op]))
+    if (cpu->fpu_live && (logged || (parks[i->op] && !mov)))
         rt_fpu_park(cpu);
     if (logged)
         log_instruction(v, i);
@@ -210,7 +210,7 @@ static enum mon_rc run_handler(struct mon_vcpu *v, const struct tr_insn *i)
     if (i->feature != TR_F_NONE && (rc = check_feature(v, i)) != MON_OK)
         return rc;
     uint64_t next = cpu->rip + i->len;
-    return handlers[i->op](v, i, i->mode == TR_MODE_64 ? next : (uint32_t)next);
+    return (mov ? step_mov : handlers[i->op])(v, i, i->mode == TR_MODE_64 ? next : (uint32_t)next);
 }
 
 /* Between iterations of a REP, traps and interrupts push RF = 1 (SDM 3-17.3.1.1). */

@@ -23,6 +23,10 @@
 #include "translator/ops.def"
 #undef OP
 
+/* step_copy.c: MOV, MOVZX and MOVSX between a general register, or an immediate, and memory. */
+bool step_is_mov(const struct tr_insn *i);
+enum mon_rc step_mov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next);
+
 /* ---- registers ---- */
 
 static inline uint64_t step_mask(unsigned bits)

@@ -312,6 +312,64 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     return rc;
 }
 
+/* ---- moves: the accesses that devices get, without parking and loading vector state ---- */
+
+enum mov_form { MOV_NONE, MOV_STORE, MOV_STORE_IMM, MOV_LOAD, MOV_LOAD_ZX, MOV_LOAD_SX };
+
+static enum mov_form mov_form(const struct tr_insn *i)
+{
+    unsigned opcode = i->map << 8 | i->opcode;
+
+    if (i->encoding != TR_ENC_LEGACY || i->map > 1 || i->lock)
+        return MOV_NONE;
+    switch (opcode & ~1u) {
+    case 0xa0:
+        return MOV_LOAD;
+    case 0xa2:
+        return MOV_STORE;
+    case 0x88:
+        return i->has_mem ? MOV_STORE : MOV_NONE;
+    case 0x8a:
+        return i->has_mem ? MOV_LOAD : MOV_NONE;
+    case 0xc6:
+        return i->has_mem && !(i->reg & 7) ? MOV_STORE_IMM : MOV_NONE;
+    case 0x1b6:
+        return i->has_mem ? MOV_LOAD_ZX : MOV_NONE;
+    case 0x1be:
+        return i->has_mem ? MOV_LOAD_SX : MOV_NONE;
+    default:
+        return MOV_NONE;
+    }
+}
+
+bool step_is_mov(const struct tr_insn *i)
+{
+    return mov_form(i) != MOV_NONE;
+}
+
+enum mon_rc step_mov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
+{
+    enum mov_form form = mov_form(i);
+    bool extends = form == MOV_LOAD_ZX || form == MOV_LOAD_SX;
+    unsigned width = extends ? (i->opcode & 1 ? 16 : 8) : step_width(i);
+    unsigned reg = i->has_mem ? i->reg : RT_AX; /* a moffs operand goes with the accumulator */
+    uint64_t ea = step_ea(v, i, next), value = 0;
+    enum mon_rc rc;
+
+    if (form == MOV_STORE || form == MOV_STORE_IMM) {
+        value = form == MOV_STORE ? step_gpr(v, i, reg, width) : (uint64_t)i->imm;
+        rc = step_write(v, i->seg, ea, &value, width / 8);
+        return rc == MON_OK ? step_done(v, next) : rc;
+    }
+    rc = step_read(v, i->seg, ea, &value, width / 8);
+    if (rc != MON_OK)
+        return rc;
+    if (form == MOV_LOAD_SX)
+        value = (uint64_t)step_sign_extend(value, width);
+    step_set_gpr(v, i, reg, extends ? i->opsize : width, value);
+    return step_done(v, next);
+}
+
 /* ---- handlers ---- */
 
 enum mon_rc step_copy(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)

@@ -307,7 +307,7 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     ram = ram_slot(v->vm, walk.gpa);
     if (!ram || (write && ram->readonly)) {
         mon_count(v, MON_STAT_fault_mmio);
-        return MON_FILL_STEP;
+        return MON_FILL_DEVICE;
     }
     if (write && page_has_code(v->vm, walk.gpa)) {
         mon_count(v, MON_STAT_fault_smc);

@@ -88,7 +88,7 @@ uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
 /* ---- view_fill.c ---- */
 
 /* A page fault of translated code at linear address gla (signal context). */
-enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP };
+enum mon_fill { MON_FILL_DONE, MON_FILL_EXCEPTION, MON_FILL_STEP, MON_FILL_DEVICE };
 enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write);
 /* Fills the page at gla without a fault, if the guest's tables now allow the access and have the
  * accessed and dirty bits that it would set. */
