@@ -27,6 +27,10 @@ exec 9>"$cache/lock"
 flock 9
 [ "$(cat "$tree.recipe" 2>/dev/null)" = "$recipe" ] && exit 0
 
+[ -x "$build/tools/mkcpio" ] || {
+    echo "mkuserland: no $build/tools/mkcpio; \`make tools\` makes it" >&2
+    exit 2
+}
 if [ "$(id -u)" != 0 ]; then
     echo "mkuserland: debootstrap has to be run by root, to make a Debian userland in $cache;" >&2
     echo "mkuserland: run 'make userland' as root once, or do without the tests that boot it" >&2

@@ -60,6 +60,16 @@ class Results:
                                  f" natively {want.checksum}")
                     del table[key]
 
+    def check_names(self, names):
+        """Whatever was asked for by name, or anything at all, has to have a figure."""
+        found = {key[2] for table in self.machines.values() for key in table}
+        for name in names:
+            if name not in found:
+                self.problem(f"no figure of a program '{name}'; is there one of that name?")
+        if not found:
+            self.problem("nothing was measured: no group that was chosen has anything for these"
+                         " guests and machines")
+
 
 # --- The host ---------------------------------------------------------------------------------
 
@@ -210,6 +220,35 @@ def replace_section(path, text):
     after = rest.split(END)[1]
     with open(path, "w", encoding="utf-8") as f:
         f.write(f"{before}{BEGIN}\n{text}{END}{after}")
+
+
+# --- Where results go -------------------------------------------------------------------------
+
+
+def unusable(csv_path, page):
+    """What stands in the way of writing the results, as lines; asked before anything is measured."""
+    lines = []
+    try:
+        os.makedirs(os.path.dirname(os.path.abspath(csv_path)), exist_ok=True)
+        with open(csv_path, "a+", encoding="ascii", errors="replace") as f:
+            f.seek(0)
+            head = f.readline().rstrip("\r\n")
+        if not head:
+            os.unlink(csv_path)
+        elif head != ",".join(COLUMNS):
+            lines.append(f"{csv_path} has other columns than bench/run writes; name another file with"
+                         " --csv, or move it away")
+    except OSError as error:
+        lines.append(f"cannot write the results: {error}; name another file with --csv")
+    if page:
+        try:
+            with open(page, "r+", encoding="utf-8") as f:
+                text = f.read()
+            if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
+                lines.append(f"{page} has no place for the tables: the lines {BEGIN} and {END}, once")
+        except OSError as error:
+            lines.append(f"cannot write the page: {error}")
+    return lines
 
 
 # --- CSV --------------------------------------------------------------------------------------

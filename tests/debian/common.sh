@@ -16,16 +16,8 @@ if [ "$(id -u)" = 0 ]; then
     $user true 2>/dev/null || user='setpriv --reuid=65534 --regid=65534 --clear-groups --no-new-privs'
 fi
 
-# need FILE...: they are there, or the script ends with a message.
-need()
-{
-    for f in "$@"; do
-        [ -s "$f" ] || {
-            echo "$0: no $f; \`make all tools fetch tests-debian\` makes it" >&2
-            exit 2
-        }
-    done
-}
+# What needs to be built, and from make fetch.
+TARGETS='all tools fetch tests-debian'
 
 # The userland itself, built when it is missing. Status 3: only root can build it.
 have_userland()
