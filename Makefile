@@ -59,6 +59,7 @@ COMMAND_OBJS := $(filter-out $(B)/obj/monitor/main.o,$(COMMAND_ALL_OBJS))
 EXAMPLES := $(patsubst examples/%.c,$(B)/examples/%,$(EXAMPLE_SRCS))
 UNIT_OBJS := $(call objects,$(UNIT_SRCS))
 GEN_HEADERS := $(patsubst guest-support/acpi/%.asl,$(B)/gen/%.aml.h,$(ASL_SRCS))
+.SECONDARY: $(GEN_HEADERS)
 HOST_TOOLS := $(patsubst guest-support/%.c,$(B)/tools/%,$(wildcard guest-support/*.c))
 
 LIBNOVT_A := $(B)/libnovt.a
@@ -89,6 +90,7 @@ help:
 	@echo 'make asan       the quick tests under AddressSanitizer (in build/asan)'
 	@echo 'make ubsan      the quick tests under UndefinedBehaviorSanitizer (in build/ubsan)'
 	@echo 'make valgrind   the unit tests under Valgrind'
+	@echo 'make fetch      every guest that the tests boot; make userland: a Debian userland (root)'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='
 	@echo 'make clean      remove build/ but for the downloaded guests'
 
@@ -238,11 +240,10 @@ bench: all tools fetch bench-programs | deps
 	@guest-support/mkuserland.sh $(B) || echo 'bench: without the userland there is no group real' >&2
 	@bench/run --build $(B) $(BENCH_ARGS)
 
-FORMATTED := $(wildcard include/*.h $(foreach d,runtime codecache translator monitor monitor/cpu \
-	monitor/devices monitor/boot guest-support examples tests/unit tests/golden tests/precise tests/diff tests/boundary \
-	tests/fuzz tests/xsave tests/stress tests/guest tests/debian/programs bench/programs,$(d)/*.c $(d)/*.h))
+# What tests/lint looks at: all of C but headers that are assembly.
 format:
-	clang-format -i $(FORMATTED)
+	find . \( -name .git -o -name build -o -path ./$(B) \) -prune -o -name '*.[ch]' -print | \
+		xargs grep -LE '^\.macro' | xargs clang-format -i
 
 # --- Installing ------------------------------------------------------------------------------
 

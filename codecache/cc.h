@@ -1,5 +1,11 @@
 /* cc.h - the code cache's face: where translated blocks live, how they are found and linked.
  *
+ *   region.c       executable memory           block.c   the index, and from host pc to guest state
+ *   table.c        jump tables                 link.c    direct branches from block to block
+ *   invalidate.c   blocks whose bytes changed  move.c    blocks copied to another linear address
+ *   device.c       instructions that access devices
+ *   jitinfo.c      blocks made known to unwinders, gdb and perf
+ *
  * Two kinds of address, never mixed: guest ones are integers (pc, gpa, gfn), host ones pointers
  * (uint8_t *hpc), the latter always in the executable view; writers use cc_rw().
  *

@@ -9,6 +9,7 @@
  *
  * Build: cc hello.c $(pkg-config --cflags --libs novt)     Prints two lines; status 0 when all went
  * well. */
+#define _GNU_SOURCE /* memfd_create() */
 #include <novt.h>
 
 #include <stdio.h>

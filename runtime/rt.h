@@ -1,4 +1,16 @@
-/* rt.h - the runtime's face: the host, and the way in and out of translated code. */
+/* rt.h - the runtime's face: the host, and the way in and out of translated code.
+ *
+ *   os.c       every call that reaches the host's memory, signals, clocks and files
+ *   window.c   ranges of host addresses for guests' address spaces
+ *   gs.c       the host's GS base, which is the window while a vCPU runs
+ *   vcpu.h     the register file that C, assembly and translated code share; vcpu.c proves it
+ *   enter.S    into translated code and out        native.S  one instruction for the slow path
+ *   fpu.c      whose vector state is in the registers
+ *   fault.c    host signals turned into {host pc, address, kind}
+ *   unwind.c   backtraces, and the end after a failed assertion
+ *
+ * It knows no guest: what a fault or an exit means is the monitor's to say, through struct
+ * rt_hooks. */
 #ifndef NOVT_RUNTIME_RT_H
 #define NOVT_RUNTIME_RT_H
 

@@ -49,7 +49,7 @@ enum rt_reg { RT_AX, RT_CX, RT_DX, RT_BX, RT_SP, RT_BP, RT_SI, RT_DI };
 /* The flags that live in the host's flags while translated code runs. */
 #define RT_LIVE (RT_ARITH | RT_DF)
 
-/* Why translated code came back to C (rt_run()). */
+/* Why translated code came back to C (rt_enter(), rt_enter64()). */
 enum rt_exit {
     RT_EXIT_NONE,
     RT_EXIT_DIRECT,   /* a direct branch not linked yet; exit_arg: struct cc_site * */

@@ -1,7 +1,13 @@
 /* tr.h - the translator's face: guest bytes in, host bytes out; it runs nothing.
  *
  * decode.c turns bytes into struct tr_insn (Zydis inside); policy.def says what each mnemonic is;
- * translate.c makes a block of host code. */
+ * translate.c makes a block of host code. The emitters, by kind of instruction:
+ *
+ *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c
+ *   64-bit code   long_operand.c (addresses, and copies)  long_flow.c (branches, stack, strings,
+ *                 sensitive ones)  long_gather.c  long_system.c (SYSCALL, SYSRET, SWAPGS)
+ *
+ * emit.h and long.h are what they share, private to the folder. */
 #ifndef NOVT_TRANSLATOR_TR_H
 #define NOVT_TRANSLATOR_TR_H
 

@@ -12,6 +12,9 @@
  *   native.c   the slow path's way to run an innocuous instruction on the CPU
  *   view.c     views: windows filled from the guest's page tables (view*.c; view.h lists them)
  *   run.c      the loop around translated code        api.c  include/novt.h
+ *   verify.c   --verify: blocks also through the slow path, compared (verify*.c)
+ *   host.c     what the host has to offer             kvmclock.c  KVM's clock
+ *   describe.c what a vCPU does, in words, for when it ends
  *
  * Conventions. Functions that can raise a guest exception return enum mon_rc. They check first and
  * commit last: on MON_FAULT no architectural state has changed (but for completed REP iterations)

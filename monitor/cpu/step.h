@@ -1,4 +1,4 @@
-/* step.h - what the files of the slow path share; private to step*.c, fpu_image.c and native.c.
+/* step.h - what the files of the slow path share; private to step*.c and native.c.
  *
  *   step.c         fetch, decode, what must be enabled, debug traps; the table of handlers
  *   step_copy.c    innocuous instructions: operand in, run natively, operand out
