@@ -57,6 +57,7 @@ struct cc_block *cc_block_add(struct cc *cc, const struct cc_block *proto, const
         cc->maps[cc->nmaps++] = map[i];
     for (unsigned i = 0; i < b->nrelocs; i++)
         __builtin_memcpy(&cc->maps[cc->nmaps++], &relocs[i], sizeof(*relocs));
+    cc_exits_make(cc, &cc->nexits, cc->nsites);
     cc_index_add(cc, index);
     cc_move_note(cc, b);
     cc->guest_bytes += b->len;
@@ -189,6 +190,7 @@ void cc_flush(struct cc *cc)
     for (unsigned i = 0; i < CC_HASH_SIZE; i++)
         cc->hash[i] = CC_NONE;
     cc->nblocks = cc->nsites = 1;
+    cc_places_forget(cc);
     cc->nmaps = 0;
     for (unsigned i = 0; i < CC_LAST; i++)
         cc->last[i] = CC_NONE;

@@ -72,14 +72,14 @@ static inline bool cc_crosses(const struct cc_block *b)
     return b->gpa2 != CC_NO_GPA;
 }
 
-/* A direct branch in a block: patched to the target when linked, to its stub when not. */
+/* A direct branch in a block: patched to the target when linked, to its exit (link.c) when not. */
 struct cc_site {
-    uint32_t jump;    /* region offset of the rel32 field */
-    uint32_t stub;    /* region offset of the stub */
-    uint32_t block;   /* the block that it belongs to */
-    uint32_t target;  /* the linked block, or CC_NONE */
-    uint32_t next_in; /* next in the target's links_in */
-    uint16_t to;      /* where it leads: offset in the block's page */
+    uint32_t jump : 31; /* region offset of the rel32 field */
+    uint32_t far : 1;   /* to another page: the place of the target is looked up first (place.c) */
+    uint32_t block;     /* the block that it belongs to */
+    uint32_t target;    /* the linked block, or CC_NONE */
+    uint32_t next_in;   /* next in the target's links_in */
+    int32_t to;         /* where it leads: distance from the block's pc */
 };
 
 /* A constant in a block's host code that follows from where the block is (move.c). */
@@ -88,7 +88,6 @@ enum cc_reloc_kind {
     CC_RELOC_MINUS_PC,   /* 64 bits: the negative of one */
     CC_RELOC_TABLE_SLOT, /* 32 bits: displacement of a pc's entry in the jump table */
     CC_RELOC_DELTA,      /* 32 bits: displacement of a slot's delta, behind the address */
-    CC_RELOC_SITE,       /* 32 bits: index of a site */
     CC_RELOC_AWAY,       /* 32 bits: relative distance to code that is not the block's */
     CC_RELOC_HOST,       /* 32 bits: offset in the region */
 };
@@ -96,6 +95,19 @@ struct cc_reloc {
     uint16_t at; /* offset from the block's start */
     uint16_t kind;
 };
+
+/* A page of code as some address space has it (place.c). */
+struct cc_place {
+    uint64_t page;      /* linear page number */
+    uint64_t gfn, gfn2; /* guest-physical ones; gfn2 as in cc_block.gpa2 */
+    uint32_t next;
+};
+#define CC_MAX_PLACES    32768u
+#define CC_PLACE_HASH    8192u
+#define CC_PLACE_PRESENT 128u
+/* 64-bit code: where the array of places is behind GS. */
+#define CC_PLACES_AT   (1u << 20)
+#define CC_PLACES_SIZE (CC_MAX_PLACES * sizeof(uint32_t))
 
 struct cc_page {
     uint32_t blocks; /* first block with code on this page */
@@ -129,8 +141,10 @@ struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
     bool for_perf;    /* set before cc_create(): perf has to find names of generated code */
     int fd;
-    /* Bytes: of all; to where translations may go, and go; where they start, behind the stubs. */
-    size_t size, main_size, used, start;
+    /* Bytes: of all; to where translations may go, and go; where they start, behind the stubs;
+     * where the sites' exits start, behind the copies, and how many sites have theirs. */
+    size_t size, main_size, used, start, exits_at;
+    uint32_t nexits;   /* of the first ones; copies.nexits: the first site that has none */
     uint8_t *reserved; /* of the open reservation, or NULL */
     struct cc_block *blocks;
     struct cc_site *sites;
@@ -140,18 +154,20 @@ struct cc {
     /* Copies of blocks (move.c) lie behind all others, in the region and in both arrays. */
     struct cc_copies {
         size_t used;
-        uint32_t nblocks, nsites, max_blocks, max_sites;
+        uint32_t nblocks, nsites, nexits, max_blocks, max_sites;
         bool full;
     } copies;
+    struct cc_place *places;
+    uint32_t *place_hash, nplaces;
     uint32_t *hash;
     uint32_t *last;        /* by physical address and key: move.c */
     struct cc_page *pages; /* by gfn */
     uint64_t max_gfn;
-    uint32_t *code_2m;   /* code pages in each 2 MiB of guest-physical memory */
-    uint32_t index_mask; /* which bits of a pc are its index in a jump table */
-    void **miss_table;   /* every entry leads to the miss stub */
-    int table_fd;
-    uint8_t *miss_stub; /* what a jump table's empty entries hold */
+    uint32_t *code_2m;       /* code pages in each 2 MiB of guest-physical memory */
+    uint32_t index_mask;     /* which bits of a pc are its index in a jump table */
+    void **miss_table;       /* every entry leads to the miss stub */
+    int table_fd, places_fd; /* what new ones are private copies of */
+    uint8_t *miss_stub;      /* what a jump table's empty entries hold */
     /* By cc_mark(); reserved, mostly never touched. */
     uint8_t *collided; /* pcs of blocks that share a table slot */
     uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
@@ -199,18 +215,23 @@ static inline uint32_t cc_index(const struct cc *cc, uint64_t pc)
 {
     return (uint32_t)pc & cc->index_mask;
 }
-/* A byte for each page of the table, in the page in front of it: enum cc_table_page. */
-#define CC_TABLE_STATE_SIZE 4096
-static inline uint8_t *cc_table_state(void **table)
+/* What is known of a table, in the page in front of it. */
+struct cc_table_head {
+    uint8_t page[CC_TABLE_PAGES]; /* enum cc_table_page */
+    /* By number: 0 or CC_PLACE_PRESENT; NULL: no 64-bit code. None above max_place is present. */
+    uint32_t *places, max_place;
+};
+#define CC_TABLE_HEAD_SIZE 4096
+static inline struct cc_table_head *cc_table_head(void **table)
 {
-    return (uint8_t *)table - CC_TABLE_STATE_SIZE;
+    return (struct cc_table_head *)(void *)((uint8_t *)table - CC_TABLE_HEAD_SIZE);
 }
 static inline void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
 {
     uint32_t index = cc_index(cc, b->pc);
 
     table[index] = cc->rx + b->host;
-    cc_table_state(table)[index * sizeof(void *) / 4096] = CC_TABLE_FILLED;
+    cc_table_head(table)->page[index * sizeof(void *) / 4096] = CC_TABLE_FILLED;
 }
 
 /* block.c */
@@ -246,10 +267,43 @@ void cc_move_note(struct cc *cc, const struct cc_block *b);
 void cc_move_forget(struct cc *cc, const struct cc_block *b);
 
 /* link.c */
+
+/* Region offset of the code that site number index leads to while it is not linked. */
+uint32_t cc_exit_of(const struct cc *cc, uint32_t index);
+/* Makes the exits of sites from *made up to n. They stay: they hold nothing but the number. */
+void cc_exits_make(struct cc *cc, uint32_t *made, uint32_t n);
+/* Bytes that the exits of so many sites take; sites come in groups of so many. */
+size_t cc_exits_size(uint32_t sites);
+#define CC_EXIT_GROUP 24u
+static inline uint64_t cc_site_pc(const struct cc *cc, const struct cc_site *site)
+{
+    const struct cc_block *b = &cc->blocks[site->block];
+    uint64_t pc = b->pc + (uint64_t)(int64_t)site->to;
+
+    return b->wide ? pc : (uint32_t)pc;
+}
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
 void cc_unlink(struct cc *cc, struct cc_site *site);
 /* Makes every direct exit of b go through its stub (the way out for interrupts). */
 void cc_unlink_exits(struct cc *cc, struct cc_block *b);
+
+/* place.c */
+
+/* A memfd of an array of places, none present. */
+int cc_places_memfd(void);
+/* The look-up in front of a far site's jump is for that place. */
+void cc_place_look(const struct cc *cc, uint32_t jump, uint32_t number);
+/* Links a far site, which is not linked. False: no place is left before cc_places_forget(). */
+bool cc_place_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
+/* The address space of table has b's page where b was fetched from. */
+void cc_place_enter(const struct cc *cc, void **table, const struct cc_block *b);
+/* What cc_table_clear_page() and cc_table_clear() take out of an array of places. */
+void cc_place_clear_page(const struct cc *cc, void **table, uint64_t pc);
+void cc_place_clear(void **table);
+/* The site whose look-up of a place hpc belongs to, or NULL. */
+struct cc_site *cc_far_site(const struct cc *cc, const uint8_t *hpc);
+/* Cuts all links of far sites; all tables must be cleared by the caller. */
+void cc_places_forget(struct cc *cc);
 
 /* invalidate.c: guest-physical pages that hold code. */
 

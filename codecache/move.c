@@ -105,9 +105,6 @@ static void relocate(uint8_t *at, unsigned kind, const struct move *m)
     case CC_RELOC_DELTA: /* mov $address, %r10; mov %gs:index*8, %r11: at is the index's field */
         set32(at, (uint32_t)(load64(at - 5 - 8) >> 32 & 0xffff) * 8);
         break;
-    case CC_RELOC_SITE:
-        add32(at, m->sites);
-        break;
     case CC_RELOC_AWAY:
         add32(at, -m->host);
         break;
@@ -125,10 +122,13 @@ static void copy_sites(const struct cc *cc, const struct cc_block *from, const s
     for (unsigned i = 0; i < from->nsites; i++) {
         const struct cc_site *site = &cc->sites[from->first_site + i];
         sites[i] = (struct cc_site){.to = site->to,
-                                    .jump = site->jump + m->host,
-                                    .stub = site->stub + m->host,
+                                    .far = site->far,
+                                    .jump = (site->jump + m->host) & INT32_MAX,
                                     .block = index};
-        set32(code + (site->jump - from->host), site->stub - (site->jump + 4));
+        set32(code + (site->jump - from->host),
+              cc_exit_of(cc, from->first_site + m->sites + i) - (sites[i].jump + 4));
+        if (site->far)
+            cc_place_look(cc, sites[i].jump, 0);
     }
 }
 
@@ -143,7 +143,7 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
     if (!is_at(cc, of, gpa, key) || !from->valid || pc < CC_MOVE_FROM || pc >= CC_MOVE_TO ||
         (cc_collided(cc, pc) && !from->collided))
         return NULL;
-    size_t room = cc->size - cc->main_size - copies->used;
+    size_t room = cc->exits_at - cc->main_size - copies->used;
     copies->full = from->total > room || copies->nblocks == copies->max_blocks ||
                    from->nsites > copies->max_sites - copies->nsites;
     if (copies->full)
@@ -169,9 +169,10 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
     b->first_site += m.sites;
     copy_sites(cc, from, &m, code, index);
     copies->nsites += b->nsites;
+    cc_exits_make(cc, &copies->nexits, cc->max_sites + copies->nsites);
     copies->used += (b->total + 15u) & ~15u;
-    if (copies->used > cc->size - cc->main_size)
-        copies->used = cc->size - cc->main_size;
+    if (copies->used > cc->exits_at - cc->main_size)
+        copies->used = cc->exits_at - cc->main_size;
     cc_index_add(cc, index);
     return b;
 }

@@ -6,8 +6,8 @@
  *   reserve -> (emit) -> commit      the bytes stay
  *                     -> abort       bytes forgotten, nothing was published
  *
- *   [permanent stubs | block | block | ...     free    | copies of blocks   free ]
- *   0                start            used             main_size                 size
+ *   [permanent stubs | block | block | ...     free    | copies of blocks   free | exits of sites ]
+ *   0                start            used             main_size                 exits_at      size
  *
  * A full region fails the reservation; the monitor then flushes everything and tries again: code
  * is cheap to make again and a flush needs no bookkeeping. */
@@ -30,16 +30,17 @@ static int map_views(struct cc *cc)
     return cc->rw && cc->rx ? 0 : -ENOMEM;
 }
 
-/* Sizes follow from what translations look like: 40 bytes of host code a row, 60 a site. */
+/* Sizes follow from what translations look like: 40 bytes of host code a row, as many a site. */
 static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
 {
     cc->size = size;
     cc->max_blocks = (uint32_t)(size / 48);
-    cc->max_sites = (uint32_t)(size / 32);
+    cc->max_sites = (uint32_t)(size / 48 / CC_EXIT_GROUP * CC_EXIT_GROUP);
     cc->max_maps = (uint32_t)(size / 4);
-    cc->main_size = size - size / 4 / 4096 * 4096;
-    cc->copies = (struct cc_copies){.max_blocks = (uint32_t)((size - cc->main_size) / 64),
-                                    .max_sites = (uint32_t)((size - cc->main_size) / 32)};
+    cc->copies = (struct cc_copies){
+        .max_blocks = cc->max_blocks / 4, .max_sites = cc->max_sites / 4, .nexits = cc->max_sites};
+    cc->exits_at = (size - cc_exits_size(cc->max_sites + cc->copies.max_sites)) & ~4095ul;
+    cc->main_size = cc->exits_at - cc->exits_at / 4 / 4096 * 4096;
     cc->max_gfn = max_gpa >> 12;
 }
 
@@ -73,9 +74,11 @@ static int reserve_arenas(struct cc *cc)
     cc->last = rt_os_reserve(CC_LAST * sizeof(*cc->last));
     cc->collided = rt_os_reserve(CC_MARKS);
     cc->seen = rt_os_reserve(CC_MARKS);
-    cc->nblocks = cc->nsites = 1;
+    cc->places = rt_os_reserve(CC_MAX_PLACES * sizeof(*cc->places));
+    cc->place_hash = rt_os_reserve(CC_PLACE_HASH * sizeof(*cc->place_hash));
+    cc->nblocks = cc->nsites = cc->nplaces = 1;
     return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
-                   cc->last && cc->collided && cc->seen
+                   cc->last && cc->collided && cc->seen && cc->places && cc->place_hash
                ? 0
                : -ENOMEM;
 }
@@ -83,7 +86,7 @@ static int reserve_arenas(struct cc *cc)
 int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
 {
     size_arenas(cc, size, max_gpa);
-    cc->fd = cc->table_fd = -1;
+    cc->fd = cc->table_fd = cc->places_fd = -1;
     cc->index_mask = rt_cpu_table_mask();
     int rc = map_views(cc);
     if (rc == 0)
@@ -106,10 +109,13 @@ void cc_destroy(struct cc *cc)
     rt_os_release(cc->last, CC_LAST * sizeof(*cc->last));
     rt_os_release(cc->collided, CC_MARKS);
     rt_os_release(cc->seen, CC_MARKS);
+    rt_os_release(cc->places, CC_MAX_PLACES * sizeof(*cc->places));
+    rt_os_release(cc->place_hash, CC_PLACE_HASH * sizeof(*cc->place_hash));
     cc_table_free(cc->miss_table);
     rt_os_close(cc->fd);
     rt_os_close(cc->table_fd);
-    cc->fd = cc->table_fd = -1;
+    rt_os_close(cc->places_fd);
+    cc->fd = cc->table_fd = cc->places_fd = -1;
 }
 
 uint8_t *cc_reserve(struct cc *cc, size_t n)

@@ -5,7 +5,7 @@
  * faster than memory should: a cleared table keeps up to KEPT of its pages, because filling one is
  * cheaper than a fault and a copy. The page in front of the table says which it has touched.
  *
- *   4 GiB:  [ ...                 | state | table ]  4 GiB in which nothing is ever mapped
+ *   4 GiB:  [ ...                 | head | table ]  4 GiB in which nothing is ever mapped
  *
  * 64-bit entry checks load from a table's last byte, or from beyond (translator/long_flow.c). */
 #include "codecache/cc.h"
@@ -13,7 +13,7 @@
 
 #include <errno.h>
 
-#define MAP_SIZE (CC_TABLE_STATE_SIZE + CC_TABLE_SIZE)
+#define MAP_SIZE (CC_TABLE_HEAD_SIZE + CC_TABLE_SIZE)
 #define MAP_AT   (RT_WINDOW_SIZE - MAP_SIZE)
 #define KEPT     64
 #define PER_PAGE (4096 / sizeof(void *))
@@ -24,18 +24,27 @@ static void fill(struct cc *cc, void **entry, size_t n)
         entry[i] = cc->miss_stub;
 }
 
-int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
+static int make_templates(struct cc *cc)
 {
-    cc->start = cc->used;
-    cc->miss_stub = miss_stub;
     cc->table_fd = rt_os_memfd("novt-jump-table", MAP_SIZE);
     if (cc->table_fd < 0)
         return cc->table_fd;
     uint8_t *map = rt_os_map_shared(cc->table_fd, 0, MAP_SIZE, RT_PROT_RW);
     if (!map)
         return -ENOMEM;
-    fill(cc, (void **)(void *)(map + CC_TABLE_STATE_SIZE), CC_TABLE_ENTRIES);
+    fill(cc, (void **)(void *)(map + CC_TABLE_HEAD_SIZE), CC_TABLE_ENTRIES);
     rt_os_release(map, MAP_SIZE);
+    cc->places_fd = cc_places_memfd();
+    return cc->places_fd < 0 ? cc->places_fd : 0;
+}
+
+int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub)
+{
+    cc->start = cc->used;
+    cc->miss_stub = miss_stub;
+    int rc = make_templates(cc);
+    if (rc < 0)
+        return rc;
     cc->miss_table = cc_table_new(cc);
     return cc->miss_table ? rt_os_protect(cc->miss_table, CC_TABLE_SIZE, RT_PROT_R) : -ENOMEM;
 }
@@ -45,7 +54,7 @@ void **cc_table_new(struct cc *cc)
     uint8_t *range = rt_window_claim();
 
     if (range && rt_os_map_private(range + MAP_AT, cc->table_fd, 0, MAP_SIZE))
-        return (void **)(void *)(range + MAP_AT + CC_TABLE_STATE_SIZE);
+        return (void **)(void *)(range + MAP_AT + CC_TABLE_HEAD_SIZE);
     if (range)
         rt_window_release(range);
     return NULL;
@@ -53,29 +62,30 @@ void **cc_table_new(struct cc *cc)
 
 void cc_table_clear(struct cc *cc, void **table)
 {
-    uint8_t *state = cc_table_state(table);
+    uint8_t *page = cc_table_head(table)->page;
     unsigned touched = 0;
 
+    cc_place_clear(table);
     for (unsigned i = 0; i < CC_TABLE_PAGES; i++)
-        touched += state[i] != CC_TABLE_UNTOUCHED;
+        touched += page[i] != CC_TABLE_UNTOUCHED;
     /* Private pages go; what is read next is the memfd's again. */
-    if (touched > KEPT && rt_os_discard(state, MAP_SIZE) == 0)
-        return;
+    bool gone = touched > KEPT && rt_os_discard(table, CC_TABLE_SIZE) == 0;
     for (unsigned i = 0; i < CC_TABLE_PAGES; i++) {
-        if (state[i] != CC_TABLE_FILLED)
-            continue;
-        fill(cc, table + i * PER_PAGE, PER_PAGE);
-        state[i] = CC_TABLE_EMPTY;
+        if (!gone && page[i] == CC_TABLE_FILLED)
+            fill(cc, table + i * PER_PAGE, PER_PAGE);
+        if (page[i] != CC_TABLE_UNTOUCHED)
+            page[i] = gone ? CC_TABLE_UNTOUCHED : CC_TABLE_EMPTY;
     }
 }
 
 void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 {
     unsigned first = (cc_index(cc, pc) & ~4095u) / PER_PAGE;
-    const uint8_t *state = cc_table_state(table);
+    const uint8_t *page = cc_table_head(table)->page;
 
+    cc_place_clear_page(cc, table, pc);
     for (unsigned i = first; i < first + 4096 / PER_PAGE; i++) {
-        if (state[i] == CC_TABLE_FILLED)
+        if (page[i] == CC_TABLE_FILLED)
             fill(cc, table + i * PER_PAGE, PER_PAGE);
     }
 }
@@ -83,5 +93,5 @@ void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 void cc_table_free(void **table)
 {
     if (table)
-        rt_window_release((uint8_t *)table - CC_TABLE_STATE_SIZE - MAP_AT);
+        rt_window_release((uint8_t *)table - CC_TABLE_HEAD_SIZE - MAP_AT);
 }

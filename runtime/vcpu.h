@@ -52,7 +52,7 @@ enum rt_reg { RT_AX, RT_CX, RT_DX, RT_BX, RT_SP, RT_BP, RT_SI, RT_DI };
 /* Why translated code came back to C (rt_enter(), rt_enter64()). */
 enum rt_exit {
     RT_EXIT_NONE,
-    RT_EXIT_DIRECT,   /* a direct branch not linked yet; exit_arg: struct cc_site * */
+    RT_EXIT_DIRECT,   /* a direct branch not linked yet; exit_arg: index of its site; no rip */
     RT_EXIT_INDIRECT, /* the jump table had no block for rip */
     RT_EXIT_CALLOUT,  /* exit_arg: struct tr_insn *; rip at that instruction */
     RT_EXIT_PENDING,  /* irq_pending seen by STI, POPF; rip at the next instruction */
@@ -99,7 +99,7 @@ struct rt_cpu {
     uint64_t rsp_delta, rsp_undo;
     uint64_t base64[2], host64[2]; /* FS, GS */
     uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
-    const void *miss;              /* the miss stub of the current mode */
+    const void *miss, *direct;     /* stubs of the current mode: no block; a site not linked yet */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
     uint32_t table_mask;           /* as cc.index_mask */
     uint32_t branch_from; /* the last indirect branch: offset of its host code in the region */

@@ -31,7 +31,7 @@ void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
     }
     e1(t, 0xe9);
     e32(t, 0);
-    tr_tail_add(t, TR_TAIL_DIRECT, t->p - 4, pc, 0);
+    tr_site_add(t, t->p - 4, pc, false);
 }
 
 /* To the pc in r8d. */
@@ -54,7 +54,10 @@ bool tr_jcc(struct tr_block *t, unsigned i)
         return false;
     e2(t, 0x0f, 0x80 | (t->insn[i].opcode & 0x0f));
     e32(t, 0);
-    tr_tail_add(t, same_page(t, pc) ? TR_TAIL_DIRECT : TR_TAIL_TABLE, t->p - 4, pc, i);
+    if (same_page(t, pc))
+        tr_site_add(t, t->p - 4, pc, false);
+    else
+        tr_tail_add(t, TR_TAIL_TABLE, t->p - 4, pc, i);
     return true;
 }
 

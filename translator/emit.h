@@ -18,13 +18,12 @@
 #define TR_MAX_HOST   (40 * 1024) /* bytes that one block may need, records included */
 
 /* Code behind the block's straight line: where its side exits lead. */
-enum tr_tail_kind { TR_TAIL_DIRECT, TR_TAIL_TABLE, TR_TAIL_CALLOUT, TR_TAIL_POPF };
+enum tr_tail_kind { TR_TAIL_TABLE, TR_TAIL_CALLOUT, TR_TAIL_POPF };
 
 struct tr_tail {
     uint8_t kind;
     uint8_t *field; /* rel32 to fill in (writable view) */
     uint64_t pc;    /* where the guest goes */
-    uint16_t site;  /* index among the block's sites */
     uint16_t insn;  /* index of the instruction */
 };
 
@@ -180,6 +179,9 @@ static inline void e_stack(struct tr_block *t, unsigned opcode, unsigned reg, in
 
 /* translate.c */
 void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe);
+/* The rel32 at field (writable view) leads to pc, in this page or far: the block there when it is
+ * linked. */
+void tr_site_add(struct tr_block *t, uint8_t *field, uint64_t pc, bool far);
 void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uint64_t pc,
                  unsigned insn);
 

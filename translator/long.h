@@ -57,14 +57,15 @@ static inline void l_mov(struct tr_block *t, unsigned to, unsigned from)
     e3(t, 0x48 | (from >= 8 ? 4u : 0) | (to >= 8 ? 1u : 0), 0x89,
        0xc0 | (from & 7) << 3 | (to & 7));
 }
-/* lea disp(%base,%index), %dst; base and index any register but rsp as index */
+/* The shortest lea disp(base,index,scale), %dst, of 64 bits if wide, else 32; base and index may be
+ * -1. */
+void l_lea_scaled(struct tr_block *t, unsigned dst, int base, int index, unsigned scale,
+                  int32_t disp, bool wide);
+/* lea disp(%base,%index), %dst */
 static inline void l_lea(struct tr_block *t, unsigned dst, unsigned base, unsigned index,
                          int32_t disp)
 {
-    l_lose(t, dst);
-    e4(t, 0x48 | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0), 0x8d,
-       0x84 | (dst & 7) << 3, (index & 7) << 3 | (base & 7));
-    e32(t, (uint32_t)disp);
+    l_lea_scaled(t, dst, (int)base, (int)index, 1, disp, true);
 }
 /* The shortest load of a 64-bit constant. */
 void l_const(struct tr_block *t, unsigned reg, uint64_t value);

@@ -32,6 +32,20 @@ static void note_branch(struct tr_block *t, uint32_t from)
         tr_reloc(t, CC_RELOC_HOST, 4);
 }
 
+/* A link to another page (codecache/place.c). */
+static void go_far(struct tr_block *t, uint64_t pc)
+{
+    l_lose(t, H10);
+    e4(t, 0x65, 0x44, 0x8b, 0x14); /* mov %gs:places, %r10d */
+    e1(t, 0x25);
+    e32(t, CC_PLACES_AT);
+    e4(t, 0x65, 0x67, 0x45, 0x8a); /* addr32 mov %gs:-PRESENT(%r10), %r10b */
+    e2(t, 0x52, (uint8_t)-CC_PLACE_PRESENT);
+    e1(t, 0xe9);
+    e32(t, 0);
+    tr_site_add(t, t->p - 4, pc, true);
+}
+
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
 {
     if (!tr_is_canonical(pc)) /* not by a branch: the first instruction there faults */
@@ -39,7 +53,11 @@ void l_goto(struct tr_block *t, uint64_t pc, bool may_link)
     if (may_link && same_page(t, pc)) {
         e1(t, 0xe9);
         e32(t, 0);
-        tr_tail_add(t, TR_TAIL_DIRECT, t->p - 4, pc, 0);
+        tr_site_add(t, t->p - 4, pc, false);
+        return;
+    }
+    if (may_link && tr_is_canonical(pc)) {
+        go_far(t, pc);
         return;
     }
     l_const_pc(t, H9, pc, false);
@@ -131,7 +149,10 @@ bool l_jcc(struct tr_block *t, unsigned i)
         return false;
     e2(t, 0x0f, 0x80 | (t->insn[i].opcode & 0x0f));
     e32(t, 0);
-    tr_tail_add(t, same_page(t, pc) ? TR_TAIL_DIRECT : TR_TAIL_TABLE, t->p - 4, pc, i);
+    if (same_page(t, pc))
+        tr_site_add(t, t->p - 4, pc, false);
+    else
+        tr_tail_add(t, TR_TAIL_TABLE, t->p - 4, pc, i);
     return true;
 }
 

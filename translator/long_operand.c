@@ -117,19 +117,30 @@ void l_rsp_set(struct tr_block *t, unsigned reg)
     store_undo(t);
 }
 
-/* lea disp(base,index,scale), %dst in 64 or 32 bits; base and index may be -1 */
-static void emit_lea(struct tr_block *t, unsigned dst, int base, int index, unsigned scale,
-                     int32_t disp, bool wide)
+void l_lea_scaled(struct tr_block *t, unsigned dst, int base, int index, unsigned scale,
+                  int32_t disp, bool wide)
 {
     unsigned log2 = scale == 8 ? 3 : scale / 2;
     unsigned rex =
-        0x40 | (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0);
+        (wide ? 8u : 0) | (dst >= 8 ? 4u : 0) | (index >= 8 ? 2u : 0) | (base >= 8 ? 1u : 0);
+    unsigned mod = base < 0 || (!disp && (base & 7) != RT_BP) ? 0u
+                   : disp >= -128 && disp < 128               ? 0x40u
+                                                              : 0x80u;
 
     l_lose(t, dst);
-    e4(t, rex, 0x8d, (base < 0 ? 0u : 0x80u) | (dst & 7) << 3 | 4,
-       log2 << 6 | (index < 0 ? 4u : (unsigned)index & 7) << 3 |
-           (base < 0 ? 5u : (unsigned)base & 7));
-    e32(t, (uint32_t)disp);
+    if (rex)
+        e1(t, 0x40 | rex);
+    e1(t, 0x8d);
+    if (index < 0 && base >= 0 && (base & 7) != RT_SP)
+        e1(t, mod | (dst & 7) << 3 | ((unsigned)base & 7));
+    else
+        e2(t, mod | (dst & 7) << 3 | 4,
+           log2 << 6 | (index < 0 ? 4u : (unsigned)index & 7) << 3 |
+               (base < 0 ? 5u : (unsigned)base & 7));
+    if (mod == 0x40)
+        e1(t, (uint8_t)disp);
+    else if (mod == 0x80 || base < 0)
+        e32(t, (uint32_t)disp);
 }
 
 /* The register that holds guest register n for an address, loading it into spare if need be. */
@@ -184,7 +195,7 @@ static void effective_address(struct tr_block *t, unsigned i, unsigned dst)
     }
     int base = address_register(t, insn->base, H10);
     int index = address_register(t, insn->index, H11);
-    emit_lea(t, dst, base, index, insn->scale, (int32_t)insn->disp, insn->adsize == 64);
+    l_lea_scaled(t, dst, base, index, insn->scale, (int32_t)insn->disp, insn->adsize == 64);
 }
 
 static struct l_operand looked_up(struct tr_block *t)
@@ -289,7 +300,7 @@ static struct l_operand sum_operand(struct tr_block *t, unsigned i)
     } else if (!sum_is_known(t, insn, class)) {
         int base = address_register(t, insn->base, H10);
         int index = address_register(t, insn->index, H11);
-        emit_lea(t, H10, base, index, insn->scale, 0, true);
+        l_lea_scaled(t, H10, base, index, insn->scale, 0, true);
         emit_check(t, H10, class);
         t->lng.r10.base = insn->base;
         t->lng.r10.index = insn->index;
@@ -836,7 +847,7 @@ static bool copy_lea(struct tr_block *t, unsigned i)
         return false;
     if (dst == RSP && insn->base == (int)RSP && insn->index < 0 && insn->opsize == 64 &&
         insn->adsize == 64 && may_move_rsp(t, i, insn->disp)) {
-        emit_lea(t, RSP, RSP, -1, 1, (int32_t)insn->disp, true);
+        l_lea_scaled(t, RSP, RSP, -1, 1, (int32_t)insn->disp, true);
         return true;
     }
     if (dst == RSP || SPILLED(dst))
@@ -845,10 +856,15 @@ static bool copy_lea(struct tr_block *t, unsigned i)
         uint64_t address = constant_address(t, i);
         constant_into(t, dst, i, insn->opsize == 32 ? (uint32_t)address : address);
     } else {
-        int base = address_register(t, insn->base, H10);
-        int index = address_register(t, insn->index, H11);
-        emit_lea(t, dst, base, index, insn->scale, (int32_t)insn->disp,
-                 insn->adsize == 64 && insn->opsize == 64);
+        bool wide = insn->adsize == 64 && insn->opsize == 64;
+        if (wide && insn->base == (int)RSP && insn->index < 0) {
+            l_load(t, H10, STATE(rsp_undo));
+            l_lea_scaled(t, dst, RSP, H10, 1, (int32_t)insn->disp, wide);
+        } else {
+            int base = address_register(t, insn->base, H10);
+            int index = address_register(t, insn->index, H11);
+            l_lea_scaled(t, dst, base, index, insn->scale, (int32_t)insn->disp, wide);
+        }
     }
     if (insn->reg == RSP)
         l_rsp_set(t, H9);
@@ -871,7 +887,7 @@ static bool copy_rsp_add(struct tr_block *t, unsigned i)
     l_rsp_get(t, H9);
     e3(t, 0x49, insn->opcode, 0xc1 | extension << 3);
     emit_rest(t, insn);
-    emit_lea(t, RSP, RSP, -1, 1, (int32_t)(extension ? -insn->imm : insn->imm), true);
+    l_lea_scaled(t, RSP, RSP, -1, 1, (int32_t)(extension ? -insn->imm : insn->imm), true);
     return true;
 }
 

@@ -76,18 +76,22 @@ void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe)
         t->nmap++;
 }
 
+void tr_site_add(struct tr_block *t, uint8_t *field, uint64_t pc, bool far)
+{
+    struct cc *cc = t->rq->cc;
+
+    RT_ASSERT(t->nsites < TR_MAX_SITES);
+    tr_patch(t, field, cc->rx + cc_exit_of(cc, cc->nsites + t->nsites));
+    t->site[t->nsites++] = (struct cc_site){.to = (int32_t)(pc - t->rq->pc),
+                                            .far = far,
+                                            .jump = (uint32_t)(field - cc->rw) & INT32_MAX};
+}
+
 void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uint64_t pc,
                  unsigned insn)
 {
-    struct tr_tail *tail = &t->tail[t->ntails++];
-
-    RT_ASSERT(t->ntails <= TR_MAX_TAILS && t->nsites < TR_MAX_SITES);
-    *tail = (struct tr_tail){(uint8_t)kind, field, pc, 0, (uint16_t)insn};
-    if (kind != TR_TAIL_DIRECT)
-        return;
-    tail->site = (uint16_t)t->nsites;
-    t->site[t->nsites++] =
-        (struct cc_site){.to = pc & 4095, .jump = (uint32_t)(field - t->rq->cc->rw)};
+    RT_ASSERT(t->ntails < TR_MAX_TAILS);
+    t->tail[t->ntails++] = (struct tr_tail){(uint8_t)kind, field, pc, (uint16_t)insn};
 }
 
 /* ---- decoding ahead ---- */
@@ -289,31 +293,12 @@ static void go_to(struct tr_block *t, uint64_t pc, bool may_link)
         tr_goto(t, (uint32_t)pc, may_link);
 }
 
-static void emit_direct_stub(struct tr_block *t, struct tr_tail *tail)
-{
-    uint32_t site = t->rq->cc->nsites + tail->site;
-
-    t->site[tail->site].stub = (uint32_t)(t->p - t->rq->cc->rw);
-    if (is_long(t)) {
-        l_const(t, H10, site);
-        tr_reloc(t, CC_RELOC_SITE, 4);
-        l_leave_to(t, tail->pc, t->rq->stubs->direct64);
-    } else {
-        e_mov_r8d(t, (uint32_t)tail->pc);
-        e_mov_r9d(t, site);
-        e_jmp(t, t->rq->stubs->direct32);
-    }
-}
-
 static void emit_tail(struct tr_block *t, struct tr_tail *tail)
 {
     tr_patch(t, tail->field, tr_rx(t, t->p));
     switch (tail->kind) {
-    case TR_TAIL_DIRECT:
-        emit_direct_stub(t, tail);
-        break;
     case TR_TAIL_TABLE:
-        go_to(t, tail->pc, false);
+        go_to(t, tail->pc, true);
         break;
     case TR_TAIL_CALLOUT:
         emit_callout(t, tail->insn);
@@ -365,7 +350,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
         bool in_page = (t->end & 4095) + (t->rq->pc & 4095) < 4096;
         bool short_of_page = t->ninsns == t->rq->max_insns;
         /* Not linked when the next instruction crosses the page's end. */
-        go_to(t, t->rq->pc + t->end, in_page && short_of_page);
+        go_to(t, t->rq->pc + t->end, !in_page || short_of_page);
     }
     for (unsigned i = 0; i < t->ntails; i++)
         emit_tail(t, &t->tail[i]);
@@ -482,6 +467,18 @@ static uint8_t *emit_side_stub(struct cc *cc, const struct tr_stubs *stubs,
     return stub_end(&t);
 }
 
+/* Where the exits of sites lead (link.c): the site's number into 64-bit code's r10, 32-bit's r9. */
+static uint8_t *emit_direct(struct cc *cc, const uint8_t *stub, bool wide)
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    e4(&t, 0x45, 0x0f, 0xb6, 0xc9);               /* movzbl %r9b, %r9d */
+    e4(&t, 0x47, 0x8d, wide ? 0x14 : 0x0c, 0x11); /* lea (%r9,%r10), %r10d or %r9d */
+    e_jmp(&t, stub);
+    return stub_end(&t);
+}
+
 /* What empty jump-table slots hold, whatever the mode. */
 static uint8_t *emit_miss(struct cc *cc)
 {
@@ -497,11 +494,11 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
 {
     stubs->miss = emit_miss(cc);
     stubs->miss32 = emit_stub32(cc, RT_EXIT_INDIRECT);
-    stubs->direct32 = emit_stub32(cc, RT_EXIT_DIRECT);
+    stubs->direct32 = emit_direct(cc, emit_stub32(cc, RT_EXIT_DIRECT), false);
     stubs->callout32 = emit_stub32(cc, RT_EXIT_CALLOUT);
     stubs->pending32 = emit_stub32(cc, RT_EXIT_PENDING);
     stubs->miss64 = emit_stub64(cc, RT_EXIT_INDIRECT);
-    stubs->direct64 = emit_stub64(cc, RT_EXIT_DIRECT);
+    stubs->direct64 = emit_direct(cc, emit_stub64(cc, RT_EXIT_DIRECT), true);
     stubs->callout64 = emit_stub64(cc, RT_EXIT_CALLOUT);
     stubs->pending64 = emit_stub64(cc, RT_EXIT_PENDING);
     stubs->syscall64 = emit_side_stub(cc, stubs, l_emit_syscall);

@@ -408,6 +408,28 @@ static enum mon_rc after_branch(struct mon_vcpu *v)
     return slow_step(v);
 }
 
+/* site, whose branch has led to b, leads there by itself from now on. */
+static void link_site(struct mon_vcpu *v, struct cc_site *site, struct cc_block *b)
+{
+    struct cc *cc = &v->vm->cc;
+    const struct cc_block *from = &cc->blocks[site->block];
+
+    if (!from->valid)
+        return;
+    if (!site->far) {
+        if (!cc_crosses(b) && from->gpa >> 12 == b->gpa >> 12 && from->pc >> 12 == b->pc >> 12)
+            cc_link(cc, site, b);
+        return;
+    }
+    cc_unlink(cc, site); /* from a block that another address space has there */
+    if (!cc_place_link(cc, site, b)) {
+        cc_places_forget(cc);
+        mon_view_drop_code(v->vm);
+        return;
+    }
+    cc_place_enter(cc, v->table, b);
+}
+
 /* Finds or makes the block at rip and enters it into the jump table. */
 static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
 {
@@ -451,13 +473,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
             return MON_FAULT;
     }
     mon_view_enter_block(v, b, &walk, cc_crosses(b) ? &walk2 : NULL);
-    if (site && !cc_crosses(b) &&
-        !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS))) {
-        const struct cc_block *from = &cc->blocks[site->block];
-        if (from->valid && from->gpa >> 12 == b->gpa >> 12 && from->pc >> 12 == b->pc >> 12 &&
-            site->to == (b->pc & 4095))
-            cc_link(cc, site, b);
-    }
+    if (site && !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS)))
+        link_site(v, site, b);
     return MON_OK;
 }
 
@@ -607,6 +624,17 @@ static void after_check(struct mon_vcpu *v)
         mon_count(v, MON_STAT_sites_mixed);
 }
 
+/* A link leads to a page that the address space is not known to have. */
+static enum mon_rc after_arrival(struct mon_vcpu *v)
+{
+    struct cc *cc = &v->vm->cc;
+    struct cc_site *site = cc_far_site(cc, v->cpu->fault.pc);
+
+    RT_ASSERT(site);
+    v->cpu->rip = cc_site_pc(cc, site);
+    return v->kicked ? MON_OK : block_resolve(v, site);
+}
+
 /* ---- faults and kicks (signal context) ---- */
 
 /* The entry check of a block found another pc (translate.c, emit_entry_load). */
@@ -669,8 +697,11 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
     v->after_fault = AFTER_STEP;
     if (entry_collision(v, context))
         return RT_FAULT_RETRY;
-    if (fault->vector == MON_PF && mon_view_is_check(v, fault->addr) &&
-        tr_is_check(fault->pc, &v->check_class)) {
+    if (fault->vector == MON_PF && mon_view_is_absent_place(v, fault->addr)) {
+        mon_count(v, MON_STAT_fault_place);
+        v->after_fault = AFTER_ARRIVAL;
+    } else if (fault->vector == MON_PF && mon_view_is_check(v, fault->addr) &&
+               tr_is_check(fault->pc, &v->check_class)) {
         mon_count(v, MON_STAT_fault_check);
         v->after_fault = AFTER_CHECK;
     } else if (fault->vector == MON_PF && mon_view_gla(v, fault->addr, &gla)) {
@@ -832,6 +863,8 @@ static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
         return MON_OK;
     case RT_EXIT_FAULT:
         mon_count(v, MON_STAT_exits_fault);
+        if (v->after_fault == AFTER_ARRIVAL)
+            return after_arrival(v);
         if (v->after_fault == AFTER_CHECK)
             after_check(v);
         else if (v->after_fault == AFTER_STEP && (v->key & TR_K_LONG))
@@ -848,14 +881,18 @@ static enum rt_exit enter(struct mon_vcpu *v)
 {
     enum rt_exit reason;
 
-    if (!(v->key & TR_K_LONG))
-        return rt_enter(v->cpu);
-    addresses_in(v);
-    v->cpu->branch_from = 0;
-    reason = rt_enter64(v->cpu);
-    if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
-        addresses_out(v->cpu);
-    follow(v);
+    if (v->key & TR_K_LONG) {
+        addresses_in(v);
+        v->cpu->branch_from = 0;
+        reason = rt_enter64(v->cpu);
+        if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
+            addresses_out(v->cpu);
+        follow(v);
+    } else {
+        reason = rt_enter(v->cpu);
+    }
+    if (reason == RT_EXIT_DIRECT)
+        v->cpu->rip = cc_site_pc(&v->vm->cc, &v->vm->cc.sites[v->cpu->exit_arg]);
     return reason;
 }
 
@@ -896,6 +933,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
+    cpu->direct = v->key & TR_K_LONG ? v->vm->stubs.direct64 : v->vm->stubs.direct32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);
     /* The other side of this race is a signal handler of this thread: no fence. */

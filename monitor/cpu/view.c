@@ -49,11 +49,16 @@ int mon_views_create(struct mon_vcpu *v)
     if (!set)
         return NOVT_E_NOMEM;
     v->views = set;
-    set->deltas_fd = -1;
+    set->deltas_fd = set->super_places_fd = -1;
     set->void_window = rt_window_claim();
     set->super_table = cc_table_new(&v->vm->cc);
+    set->super_places_fd = cc_places_memfd();
     set->config = view_paging_config(v);
-    return set->void_window && set->super_table ? make_void_deltas(set) : NOVT_E_NOMEM;
+    if (!set->void_window || !set->super_table || set->super_places_fd < 0)
+        return NOVT_E_NOMEM;
+    uint32_t *places = rt_os_map_shared(set->super_places_fd, 0, CC_PLACES_SIZE, RT_PROT_RW);
+    cc_table_head(set->super_table)->places = places;
+    return places ? make_void_deltas(set) : NOVT_E_NOMEM;
 }
 
 void mon_views_destroy(struct mon_vcpu *v)
@@ -73,7 +78,10 @@ void mon_views_destroy(struct mon_vcpu *v)
     }
     if (set->void_window)
         rt_window_release(set->void_window);
+    if (set->super_table && cc_table_head(set->super_table)->places)
+        rt_os_release(cc_table_head(set->super_table)->places, CC_PLACES_SIZE);
     cc_table_free(set->super_table);
+    rt_os_close(set->super_places_fd);
     rt_os_close(set->deltas_fd);
     rt_os_release(set, sizeof(*set));
     v->views = NULL;
@@ -151,17 +159,31 @@ static struct space *space_for(struct mon_vcpu *v, uint64_t root, enum view_clas
     return old;
 }
 
+/* Which pages of code the space has: its own array, or that of all supervisor spaces. */
+static bool map_places(struct mon_vcpu *v, struct space *space, uint8_t *range)
+{
+    void *at = range + CC_PLACES_AT;
+
+    space->own_places = space->cls == VIEW_USER;
+    cc_table_head(space->table)->places = space->own_places ? at : NULL;
+    if (space->own_places)
+        return rt_os_map_private(at, v->vm->cc.places_fd, 0, CC_PLACES_SIZE);
+    return rt_os_map_at(at, CC_PLACES_SIZE, RT_PROT_R, v->views->super_places_fd, 0, false) == 0;
+}
+
 /* The first 64-bit code in a space: windows that 32-bit code had are not at home. */
 static bool make_deltas(struct mon_vcpu *v, struct space *space)
 {
     uint8_t *range;
 
     if (space->deltas)
-        return true;
+        return space->own_places == (space->cls == VIEW_USER) ||
+               map_places(v, space, (uint8_t *)space->deltas);
     range = rt_window_claim();
     if (!range)
         return false;
-    if (!rt_os_map_private(range, v->views->deltas_fd, 0, DELTAS_SIZE)) {
+    if (!rt_os_map_private(range, v->views->deltas_fd, 0, DELTAS_SIZE) ||
+        !map_places(v, space, range)) {
         rt_window_release(range);
         return false;
     }
@@ -261,6 +283,13 @@ bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host)
     const struct space *space = v->views->current;
 
     return space->deltas && host - (uint64_t)space->deltas < RT_WINDOW_SIZE;
+}
+
+bool mon_view_is_absent_place(const struct mon_vcpu *v, uint64_t host)
+{
+    const struct space *space = v->views->current;
+
+    return space->deltas && host - (uint64_t)space->deltas == (uint32_t)-CC_PLACE_PRESENT;
 }
 
 bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla)

@@ -86,6 +86,7 @@ struct space {
     void **table; /* jump table; user spaces only */
     uint32_t table_key;
     uint64_t *deltas; /* 64-bit spaces: window - linear address, by bits 32 to 47 */
+    bool own_places;  /* the array of places behind it is this space's, not the supervisor's */
     uint64_t home[4]; /* deltas by class; 0: none yet */
     struct view *view[VIEW_MAX_OF_SPACE];
 };
@@ -98,6 +99,7 @@ struct mon_view_set {
     uint8_t *void_window; /* claimed, never mapped */
     int deltas_fd;        /* a table of deltas that all lead into the void */
     void **super_table;
+    int super_places_fd; /* its array of places, which all supervisor spaces have behind deltas */
     uint32_t super_key;
     uint32_t local_count;
     uint64_t local[VIEW_MAX_LOCAL];

@@ -34,8 +34,10 @@ void view_clear_super_local(struct mon_vcpu *v)
         view_clear_super(v);
         return;
     }
-    for (uint32_t i = 0; i < set->local_count; i++)
+    for (uint32_t i = 0; i < set->local_count; i++) {
         set->super_table[cc_index(&v->vm->cc, set->local[i])] = v->vm->cc.miss_stub;
+        cc_place_clear_page(&v->vm->cc, set->super_table, set->local[i]);
+    }
     set->local_count = 0;
 }
 
@@ -149,6 +151,7 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     if (was != v->vm->cc.miss_stub && was != v->vm->cc.rx + b->host)
         mon_count(v, MON_STAT_entries_replaced);
     cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
+    cc_place_enter(&v->vm->cc, v->cpu->jump_table, b);
 }
 
 /* ---- protection ---- */

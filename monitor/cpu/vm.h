@@ -56,7 +56,7 @@ struct mon_vm {
 };
 
 /* What the fault handler left to do (mon_vcpu.after_fault). */
-enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP, AFTER_CHECK };
+enum after_fault { AFTER_NOTHING, AFTER_EXCEPTION, AFTER_STEP, AFTER_CHECK, AFTER_ARRIVAL };
 
 static inline void mon_count(struct mon_vcpu *v, enum mon_stat stat)
 {
@@ -80,6 +80,8 @@ bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
 /* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
 void mon_view_touch(struct mon_vcpu *v, uint64_t gla);
 /* Whether a host address is among the bytes that check addresses, and whether gla's slot passes. */
+/* The address that links load from when they lead to a page that the space is not known to have. */
+bool mon_view_is_absent_place(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla);
 /* 64-bit code: what to add to gla. */

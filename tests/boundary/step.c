@@ -79,7 +79,8 @@ static enum rt_exit enter(struct rt_cpu *cpu, enum rt_exit (*real)(struct rt_cpu
     }
     reason = real(cpu);
     step.on = false;
-    if (cpu->rip != rip && reason != RT_EXIT_CALLOUT && reason != RT_EXIT_FAULT)
+    bool moved = cpu->rip != rip || reason == RT_EXIT_DIRECT; /* whose rip follows from the site */
+    if (moved && reason != RT_EXIT_CALLOUT && reason != RT_EXIT_FAULT)
         stop(cpu->owner);
     return reason;
 }

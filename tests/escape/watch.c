@@ -124,7 +124,8 @@ static bool mapping_is_right(const struct mapping *x, unsigned *elsewhere)
     bool ram = !strncmp(x->name, "/memfd:escape-ram", 17);
     bool jumps =
         !strncmp(x->name, "/memfd:novt-jump-table", 22) && x->start % WINDOW >= WINDOW - JUMP_TABLE;
-    bool table = jumps || !strncmp(x->name, "/memfd:novt-deltas", 18);
+    bool table = jumps || !strncmp(x->name, "/memfd:novt-deltas", 18) ||
+                 !strncmp(x->name, "/memfd:novt-places", 18);
 
     if (strchr(x->flags, 'x') && (strchr(x->flags, 'w') || ram || table))
         return false;

@@ -217,19 +217,28 @@ static void leave(struct walk *w, bool to_c)
         control_exit32(w->c, &w->now);
 }
 
+/* Where a site of this block leads that is not linked. */
+static bool is_exit(const struct control *c, const uint8_t *target)
+{
+    for (uint32_t i = 0; i < c->block->nsites; i++) {
+        if (target == c->cc->rx + cc_exit_of(c->cc, c->block->first_site + i))
+            return true;
+    }
+    return false;
+}
+
 /* Whether target is a stub that may be jumped to from this block, and whether it leads to C. */
 static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
 {
     const struct tr_stubs *s = c->stubs;
 
     *to_c = true;
-    if (!c->block->wide)
-        return target == s->miss32 || target == s->direct32 || target == s->callout32 ||
-               target == s->pending32;
-    if (target == s->direct64) { /* patched when it is linked */
+    if (is_exit(c, target)) { /* patched when it is linked */
         *to_c = false;
         return true;
     }
+    if (!c->block->wide)
+        return target == s->miss32 || target == s->callout32 || target == s->pending32;
     return target == s->miss64 || target == s->callout64 || target == s->pending64 ||
            target == s->syscall64 || target == s->sysret64;
 }
@@ -253,7 +262,7 @@ static void check_relative(struct walk *w, int64_t displacement, bool conditiona
             control_jrcxz64(&taken);
         c->inside++;
         send_to(w, (unsigned)(target - c->code), &taken);
-    } else if (!conditional && is_stub(c, target, &to_c)) {
+    } else if ((!conditional || is_exit(c, target)) && is_stub(c, target, &to_c)) {
         c->to_stub++;
         leave(w, to_c);
     } else if (is_block_entry(c, target)) {
@@ -389,16 +398,28 @@ static void check_map(struct control *c)
         control_say(c, "no pc map");
 }
 
+/* mov %gs:place, %r10d; mov %gs:-PRESENT(%r10d), %r10b; jmp */
+static bool is_far_jump(const uint8_t *code, uint32_t jump)
+{
+    static const uint8_t load[] = {0x65, 0x44, 0x8b, 0x14, 0x25};
+    static const uint8_t check[] = {0x65, 0x67, 0x45, 0x8a, 0x52, 0x80, 0xe9};
+
+    return jump >= 16 && !memcmp(code + jump - 16, load, sizeof(load)) &&
+           !memcmp(code + jump - 7, check, sizeof(check));
+}
+
 static void check_sites(struct control *c, const struct walk *w)
 {
     const struct cc_block *b = c->block;
 
     for (unsigned i = 0; i < b->nsites; i++) {
         const struct cc_site *site = &c->cc->sites[b->first_site + i];
-        uint32_t jump = site->jump - b->host, stub = site->stub - b->host;
-        if (jump + 4 > b->host_len || stub >= b->host_len || !w->starts[stub] ||
+        uint32_t jump = site->jump - b->host;
+        if (jump + 4 > b->host_len ||
             (!(jump >= 1 && w->starts[jump - 1]) && !(jump >= 2 && w->starts[jump - 2])))
             control_say(c, "a site that is no branch of the block's");
+        if (site->far && !is_far_jump(c->code, jump))
+            control_say(c, "a branch to another page that does not look its place up");
     }
 }
 

@@ -71,6 +71,7 @@ enum control_kind {
                           small: there was one, or a lookup, in this block */
     CONTROL_HOST_SP,   /* the host's stack; offset from its top */
     CONTROL_TABLE,     /* the jump table */
+    CONTROL_PLACE,     /* of an array of places */
     CONTROL_SEGMENT,   /* 32-bit code: where a segment's base is */
     CONTROL_WINDOW,
 };

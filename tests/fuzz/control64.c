@@ -210,7 +210,25 @@ static bool gather(const struct control_state *s, const ZydisDecodedOperand *o)
            within(s->reg[base].offset + o->mem.disp.value, 0, SLACK);
 }
 
-/* Deltas and check bytes, which are behind GS: loads only, with an index that stays in the table.
+/* mov %gs:place, %r10d and mov %gs:-PRESENT(%r10d), %r10b (codecache/place.c) */
+static bool is_place_load(const struct control *c, const ZydisDecodedOperand *o)
+{
+    int64_t at = o->mem.disp.value - CC_PLACES_AT;
+
+    return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && o->size == 32 && at >= 0 &&
+           at < (int64_t)CC_PLACES_SIZE && at % 4 == 0 && o->mem.base == ZYDIS_REGISTER_NONE &&
+           o->mem.index == ZYDIS_REGISTER_NONE && c->operand[0].reg.value == ZYDIS_REGISTER_R10D;
+}
+
+static bool is_place_check(const struct control *c, const ZydisDecodedOperand *o)
+{
+    return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && o->size == 8 && c->zi.address_width == 32 &&
+           o->mem.base == ZYDIS_REGISTER_R10D && o->mem.disp.value == -(int)CC_PLACE_PRESENT &&
+           c->operand[0].reg.value == ZYDIS_REGISTER_R10B;
+}
+
+/* Deltas, check bytes and places, which are behind GS: loads only, with an index that stays in the
+ * table.
  */
 static bool own_table(struct control *c, const struct control_state *s,
                       const ZydisDecodedOperand *o)
@@ -222,6 +240,10 @@ static bool own_table(struct control *c, const struct control_state *s,
         return false;
     if (c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
         return c->zi.address_width == 32 && o->size == 8;
+    if (is_place_check(c, o))
+        return index > 15 && s->reg[10].kind == CONTROL_PLACE;
+    if (is_place_load(c, o))
+        return true;
     if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV || o->size != 64 || o->mem.base != ZYDIS_REGISTER_NONE)
         return false;
     if (o->mem.index == ZYDIS_REGISTER_NONE)
@@ -345,7 +367,8 @@ static void check_memory(struct control *c, struct control_state *s)
         if (o->mem.segment != ZYDIS_REGISTER_FS && o->mem.segment != ZYDIS_REGISTER_GS &&
             c->at >= c->block->direct && s->reg[RT_SP].kind != CONTROL_HOST_SP)
             check_recipe(c, s);
-        if (o->mem.segment == ZYDIS_REGISTER_GS && c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX)
+        if (o->mem.segment == ZYDIS_REGISTER_GS &&
+            (c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX || is_place_check(c, o)))
             check_visible(c, s);
     }
 }
@@ -397,11 +420,18 @@ static bool load_delta(struct control *c, struct control_state *s, unsigned to)
 
 static bool move(struct control *c, struct control_state *s)
 {
+    const ZydisDecodedOperand *o = &c->operand[1];
     unsigned to, from;
     size_t at;
 
     if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV)
         return false;
+    if (o->type == ZYDIS_OPERAND_TYPE_MEMORY && o->mem.segment == ZYDIS_REGISTER_GS &&
+        (is_place_load(c, o) || is_place_check(c, o))) {
+        set(s, 10,
+            (struct control_value){.kind = is_place_load(c, o) ? CONTROL_PLACE : CONTROL_UNKNOWN});
+        return true;
+    }
     if (reg_operand(c, 0, 64, &to)) {
         if (reg_operand(c, 1, 64, &from)) {
             set(s, to, s->reg[from]);

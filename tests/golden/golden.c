@@ -38,6 +38,7 @@ struct test_case {
 
 static struct cc cc;
 static struct tr_stubs stubs;
+static const struct cc_block *listed;
 
 /* ---- listing ---- */
 
@@ -101,6 +102,12 @@ static char *put_number(char *out, const char *text, size_t len, bool in_fs, uin
     name = stub_name(value);
     if (name)
         return out + sprintf(out, "<%s>", name);
+    for (unsigned i = 0; i < listed->nsites; i++) {
+        const struct cc_site *site = &cc.sites[listed->first_site + i];
+        if (value == (uint64_t)(cc.rx + cc_exit_of(&cc, listed->first_site + i)))
+            return out + sprintf(out, "<exit %u, %sto %llx>", i, site->far ? "far " : "",
+                                 (unsigned long long)cc_site_pc(&cc, site));
+    }
     if (value >= lo && value < hi)
         return out + sprintf(out, "+0x%x", (unsigned)(value - lo));
     if (value >= hi && value < hi + 4096)
@@ -145,22 +152,6 @@ static bool hides_memory(const ZydisDecodedInstruction *zi, const ZydisDecodedOp
     return false;
 }
 
-/* The stub behind a direct exit in one line: mov $pc, %r8d; mov $site, %r9d; jmp <direct32>. */
-static bool direct_exit(const uint8_t *code, char *line)
-{
-    int32_t rel;
-    uint32_t pc, site;
-
-    memcpy(&pc, code + 2, 4);
-    memcpy(&site, code + 8, 4);
-    memcpy(&rel, code + 13, 4);
-    if (code[0] != 0x41 || code[1] != 0xb8 || code[6] != 0x41 || code[7] != 0xb9 ||
-        code[12] != 0xe9 || code + 17 + rel != stubs.direct32)
-        return false;
-    sprintf(line, "[exit %u, direct to %08x]", site - FIRST_SITE, pc);
-    return true;
-}
-
 static void list(const uint8_t *code, unsigned from, unsigned len, char *out)
 {
     ZydisDecoder decoder;
@@ -177,11 +168,6 @@ static void list(const uint8_t *code, unsigned from, unsigned len, char *out)
     ZydisFormatterSetProperty(&formatter, ZYDIS_FORMATTER_PROP_FORCE_SEGMENT, ZYAN_FALSE);
     *out = 0;
     for (unsigned at = from; at < len; at += zi.length) {
-        if (len - at >= 17 && direct_exit(code + at, line)) {
-            out += sprintf(out, "    %02x: %s\n", at, line);
-            zi.length = 17;
-            continue;
-        }
         if (!ZYAN_SUCCESS(ZydisDecoderDecodeFull(&decoder, code + at, len - at, &zi, operands))) {
             out += sprintf(out, "    %02x: (not an instruction)\n", at);
             return;
@@ -222,6 +208,7 @@ static bool translate(const struct test_case *c, char *out)
         strcpy(out, "    (cannot be translated)\n");
         return false;
     }
+    listed = block;
     list(cc.rx + block->host, c->from ? block->direct : 0, block->host_len, out);
     return true;
 }

@@ -19,7 +19,7 @@ Test(codecache_block, pc_gpa_and_key_identify_a_block)
 
 Test(codecache_block, thousands_of_blocks_are_found_again)
 {
-    enum { N = 3000 };
+    enum { N = 2500 };
 
     for (unsigned i = 0; i < N; i++)
         cr_assert_not_null(add_block(0x10000 + i * 16));

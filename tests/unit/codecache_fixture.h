@@ -13,7 +13,6 @@
 #define BLOCK_HOST 64u /* bytes of host code */
 #define DIRECT     8u  /* offset of a block's direct entry */
 #define JUMP_AT    20u /* of a block's only site */
-#define STUB_AT    40u
 
 static struct cc cc;
 static uint8_t *miss;
@@ -48,8 +47,8 @@ static inline struct cc_block *add_block_at(uint64_t pc, uint64_t gpa, uint64_t 
     uint32_t host = (uint32_t)(p - cc.rw);
     memset(p, 0xcc, BLOCK_HOST);
     for (unsigned i = 0; i < sites; i++)
-        site[i] = (struct cc_site){
-            .to = targets[i] & 4095, .jump = host + JUMP_AT + 5 * i, .stub = host + STUB_AT};
+        site[i] = (struct cc_site){.to = (int32_t)(targets[i] - pc),
+                                   .jump = (host + JUMP_AT + 5 * i) & INT32_MAX};
     struct cc_block proto = {.pc = pc,
                              .gpa = gpa & CC_NO_GPA,
                              .gpa2 = gpa2 & CC_NO_GPA,
@@ -77,6 +76,11 @@ static inline struct cc_block *add_block(uint64_t pc)
 static inline struct cc_block *add_block_to(uint64_t pc, uint64_t target)
 {
     return add_block_at(pc, pc, CC_NO_GPA, 8, 0, 1, &target);
+}
+
+static inline uint32_t exit_of(const struct cc_site *site)
+{
+    return cc_exit_of(&cc, (uint32_t)(site - cc.sites));
 }
 
 /* Where the site's rel32 leads, as a region offset. */

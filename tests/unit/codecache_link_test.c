@@ -28,14 +28,14 @@ Test(codecache_link, a_linked_site_jumps_to_the_direct_entry)
     cr_expect_eq(cc.linked, 1);
 }
 
-Test(codecache_link, an_unlinked_site_jumps_to_its_stub)
+Test(codecache_link, an_unlinked_site_jumps_to_its_exit)
 {
     struct cc_block *a = add_block_to(0x1000, 0x1100), *b = add_block(0x1100);
     struct cc_site *site = site_of(a, 0);
 
     cc_link(&cc, site, b);
     cc_unlink(&cc, site);
-    cr_expect_eq(jump_target(site), a->host + STUB_AT);
+    cr_expect_eq(jump_target(site), exit_of(site));
     cr_expect_eq(site->target, CC_NONE);
     cr_expect_eq(links_into(b), 0);
     cc_unlink(&cc, site); /* nothing to do */
@@ -75,7 +75,7 @@ Test(codecache_link, a_block_that_links_to_itself_can_be_unlinked)
     cc_link(&cc, site_of(a, 0), a);
     cr_expect_eq(jump_target(site_of(a, 0)), a->host + DIRECT);
     cc_unlink_exits(&cc, a);
-    cr_expect_eq(jump_target(site_of(a, 0)), a->host + STUB_AT);
+    cr_expect_eq(jump_target(site_of(a, 0)), exit_of(site_of(a, 0)));
     cr_expect_eq(links_into(a), 0);
 }
 
@@ -91,7 +91,7 @@ Test(codecache_link, unlinking_exits_takes_all_of_a_blocks_sites_and_no_others)
     cc_link(&cc, site_of(other, 0), b);
     cc_unlink_exits(&cc, a);
     for (unsigned i = 0; i < 2; i++)
-        cr_expect_eq(jump_target(site_of(a, i)), a->host + STUB_AT);
+        cr_expect_eq(jump_target(site_of(a, i)), exit_of(site_of(a, i)));
     cr_expect_eq(links_into(b), 1);
     cr_expect_eq(links_into(c), 0);
     cr_expect_eq(jump_target(site_of(other, 0)), b->host + DIRECT);

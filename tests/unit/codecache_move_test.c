@@ -35,7 +35,8 @@ Test(codecache_move, a_copy_is_found_by_its_pc_and_its_host_code)
     cr_expect_eq(cc_lookup(&cc, PC, b->gpa, KEY), b);
     cr_expect_eq(cc_find(&cc, cc.rx + copy->host + 1), copy);
     cr_expect_eq(cc_find(&cc, cc.rx + b->host + 1), b);
-    cr_expect_eq(jump_target(&cc.sites[copy->first_site]), copy->host + STUB_AT, "not linked");
+    cr_expect_eq(jump_target(&cc.sites[copy->first_site]), exit_of(&cc.sites[copy->first_site]),
+                 "not linked");
 }
 
 Test(codecache_move, nothing_is_copied_outside_the_range_or_for_another_mode)
@@ -65,7 +66,7 @@ Test(codecache_move, copies_go_together_and_links_with_them)
     cr_expect_eq(cc_lookup(&cc, PC, a->gpa, KEY), a);
     cr_expect(a->valid && b->valid);
     cr_expect_eq(site->target, CC_NONE);
-    cr_expect_eq(jump_target(site), a->host + STUB_AT);
+    cr_expect_eq(jump_target(site), exit_of(site));
     cr_expect_eq(a->links_in, CC_NONE);
     cr_expect_eq(cc.copies.nblocks, 0);
     cr_expect_not_null(move(b), "there is room again");
@@ -79,7 +80,7 @@ Test(codecache_move, a_full_place_says_so_until_it_is_emptied)
     while (cc_move(&cc, PC + SLIDE + 4096 * n, b->gpa, KEY))
         n++;
     cr_expect(cc.copies.full);
-    cr_expect_eq(n, (CACHE_SIZE - cc.main_size) / BLOCK_HOST);
+    cr_expect_eq(n, (cc.exits_at - cc.main_size) / BLOCK_HOST);
     cr_expect_eq(cc_page(&cc, b->gpa)->blocks >> 1, cc.max_blocks + n - 1);
     cc_flush_copies(&cc);
     cr_expect_eq(&cc.blocks[cc_page(&cc, b->gpa)->blocks >> 1], b);

@@ -259,20 +259,22 @@ static unsigned assemble(const char *text, uint8_t *code)
     return n;
 }
 
-/* A block of that code, which then leaves by a jump to the direct stub. */
+/* A block of that code, which then leaves by a site that is not linked. */
 static struct cc_block *plant(const uint8_t *code, unsigned n, uint32_t key, bool ends)
 {
     static const struct cc_map map[] = {{0, 0}};
     uint8_t *p = cc_reserve(&cc, 256);
     bool wide = key & TR_K_LONG;
+    struct cc_site site = {0};
 
     cr_assert_not_null(p);
     memcpy(p, code, n);
     if (ends) {
-        const uint8_t *target = wide ? stubs.direct64 : stubs.direct32;
+        const uint8_t *target = cc.rx + cc_exit_of(&cc, cc.nsites);
         int32_t rel = (int32_t)(target - (cc.rx + (p + n + 5 - cc.rw)));
         p[n] = 0xe9;
         memcpy(p + n + 1, &rel, 4);
+        site.jump = (uint32_t)(p + n + 1 - cc.rw) & INT32_MAX;
         n += 5;
     }
     struct cc_block proto = {.pc = 0x1000,
@@ -285,8 +287,9 @@ static struct cc_block *plant(const uint8_t *code, unsigned n, uint32_t key, boo
                              .len = 4,
                              .insns = 1,
                              .nmap = 1,
+                             .nsites = ends,
                              .wide = wide};
-    struct cc_block *b = cc_block_add(&cc, &proto, map, NULL, NULL);
+    struct cc_block *b = cc_block_add(&cc, &proto, map, &site, NULL);
     cr_assert_not_null(b);
     cc_commit(&cc, n);
     return b;

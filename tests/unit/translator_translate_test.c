@@ -94,7 +94,7 @@ Test(translator_translate, records_describe_the_block)
     cr_expect_eq(b->insns, 4);
     cr_expect(b->valid);
     cr_expect_eq(b->nsites, 1);
-    cr_expect_eq(cc.sites[b->first_site].to, 0x023);
+    cr_expect_eq(cc_site_pc(&cc, &cc.sites[b->first_site]), 0x1023);
     cr_expect_eq(cc_lookup(&cc, 0x1010, 0x1010, KEY), b);
     cr_expect_geq(b->direct, 5, "room for the jump that closes an entry");
 }
@@ -164,7 +164,7 @@ Test(translator_translate, sites_only_lead_within_the_page)
 {
     struct cc_block *b = BLOCK(0x1000, "\x0f\x84\xfa\x1f\0\0\x74\x10\xe9\x00\x20\0\0");
     cr_expect_eq(b->nsites, 1);
-    cr_expect_eq(cc.sites[b->first_site].to, 0x018);
+    cr_expect_eq(cc_site_pc(&cc, &cc.sites[b->first_site]), 0x1018);
 }
 
 Test(translator_translate, a_full_region_or_arena_leaves_no_trace)
