@@ -84,7 +84,8 @@ enum novt_flags {
      * clear, the MSRs raise #GP(0). */
     NOVT_F_LOCAL_APIC = 1 << 5,
     /* For tests. FLUSH: the code cache is emptied before every translation. SHORT_BLOCKS: a block
-     * is one instruction and never linked, so events can come in behind each. */
+     * is one instruction and is not linked to the next, so events can come in behind each but
+     * indirect branches and returns, which find their target's block without the dispatcher. */
     NOVT_F_FLUSH = 1 << 6,
     NOVT_F_SHORT_BLOCKS = 1 << 7,
 };

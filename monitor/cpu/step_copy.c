@@ -156,7 +156,7 @@ static uint8_t *operand_ram(struct mon_vcpu *v, uint64_t gla, unsigned len, uint
         return NULL;
     uint8_t *ram = mon_vm_ram(v, walk.gpa, &writable);
     *gpa = walk.gpa;
-    return writable ? ram : NULL;
+    return ram && writable ? ram : NULL;
 }
 
 static enum mon_rc run_locked(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,

@@ -452,7 +452,7 @@ int main(int argc, char **argv)
         guest_start(memfd, &options.guest, &guest))
         return 2;
     blob_routines(code);
-    form_count = forms_list();
+    form_count = forms_list(options.systematic ? 400 : 40);
     probe_forms(form_count);
     if (options.one_batch)
         run_batch(options.batch, BATCH_MAX);

@@ -217,7 +217,9 @@ static uint8_t *put32(uint8_t *p, uint64_t v)
 static uint32_t small_offset(struct random *r)
 {
     static const uint32_t align[] = {~0u, ~3u, ~15u, ~63u};
-    return (random_below(r, 0x800) - 0x400) & align[random_below(r, 4)];
+    uint32_t offset = random_below(r, 0x800) - 0x400;
+
+    return offset & align[random_below(r, 4)];
 }
 
 static unsigned random_pointer(struct random *r)
@@ -275,7 +277,7 @@ static uint8_t *put_sib(struct random *r, uint8_t *p, unsigned reg, unsigned bas
 static uint8_t *put_memory(struct random *r, uint8_t *p, unsigned reg, unsigned *fields)
 {
     unsigned base = random_pointer(r), index = data_index(r);
-    unsigned kind = random_below(r, 16);
+    unsigned kind = random_below(r, 16), mod;
 
     *fields = base >> 3;
     if (kind < 9)
@@ -291,7 +293,8 @@ static uint8_t *put_memory(struct random *r, uint8_t *p, unsigned reg, unsigned 
     if (!one_in(r, 3)) /* the base alone, through a SIB */
         return put_sib(r, p, reg, base, 4);
     *fields = random_below(r, 4);
-    *p++ = (uint8_t)(random_below(r, 3) << 6 | reg << 3 | random_below(r, 8)); /* anything */
+    mod = random_below(r, 3); /* anything */
+    *p++ = (uint8_t)(mod << 6 | reg << 3 | random_below(r, 8));
     for (unsigned i = 0; i < 5; i++)
         *p++ = (uint8_t)random_32(r);
     return p;
@@ -350,11 +353,13 @@ static uint8_t *put_mandatory(uint8_t *p, const struct form *f)
 /* fields: what the operands need of the upper bits; R and what is not needed is random. */
 static uint8_t *put_rex(struct random *r, uint8_t *p, const struct form *f, unsigned fields)
 {
-    unsigned rex = fields | (one_in(r, 2) ? FIELD_R : 0) | (one_in(r, 2) ? 8u : 0);
+    unsigned rex = 0x40 | fields;
 
+    rex |= one_in(r, 2) ? FIELD_R : 0;
+    rex |= one_in(r, 2) ? 8 : 0;
     if (!long_mode() || f->encoding != LEGACY || (!fields && one_in(r, 2)))
         return p;
-    *p++ = (uint8_t)(0x40 | rex);
+    *p++ = (uint8_t)rex;
     return p;
 }
 
@@ -387,7 +392,10 @@ static uint8_t *put_evex(struct random *r, uint8_t *p, const struct form *f, uns
     bool z = aaa && one_in(r, 2), b = one_in(r, 4);
 
     if (long_mode()) {
-        r_bars = one_in(r, 2) ? 9 : random_below(r, 2) << 3 | random_below(r, 2);
+        if (one_in(r, 2)) {
+            r_bars = random_below(r, 2) << 3;
+            r_bars |= random_below(r, 2);
+        }
         v_bar = one_in(r, 3) ? 0 : 1;
     } else {
         fields = one_in(r, 16) ? FIELD_B : 0;
@@ -559,6 +567,8 @@ static void form_add(struct form f, const struct tr_insn *insn)
     forms[form_count++] = f;
 }
 
+static unsigned tries_each; /* candidates before a form counts as absent */
+
 static void try_form(struct form f)
 {
     struct random r;
@@ -566,7 +576,7 @@ static void try_form(struct form f)
     uint8_t bytes[48];
 
     random_seed(&r, f.opcode, f.map * 1000u + f.prefix * 100u + f.w * 10u + f.l);
-    for (unsigned i = 0; i < 40; i++) {
+    for (unsigned i = 0; i < tries_each; i++) {
         put_candidate(&r, &f, bytes, true);
         if (!decodes(bytes, &insn))
             continue;
@@ -617,8 +627,9 @@ static void try_maps(struct form f, unsigned maps, unsigned variants)
     }
 }
 
-unsigned forms_list(void)
+unsigned forms_list(unsigned tries)
 {
+    tries_each = tries;
     for (uint8_t prefix = 0; prefix < 4; prefix++) {
         try_maps((struct form){.encoding = LEGACY, .prefix = prefix}, 0x0f, 1);
         try_maps((struct form){.encoding = VEX, .prefix = prefix}, 0x0e, 4);

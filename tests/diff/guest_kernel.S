@@ -1,7 +1,8 @@
 /* guest_kernel.S - the guest's supervisor code, copied to the kernel's base + KERNEL_TEXT.
  *
  * An exception is noted in the current record and the sequence's epilogue runs next, with the
- * registers as they were: what native.c's signal handler does. When the batch is done the embedder
+ * registers as they were: what native.c's signal handler does, the records' upper halves
+ * included (a wild store may have been there). When the batch is done the embedder
  * is told, and the next one starts where IO_START says. Position-independent but for the fixed
  * addresses of layout.h. One kernel for 32- and 16-bit code, one for 64-bit code. */
 #include "tests/diff/layout.h"
@@ -38,6 +39,9 @@ common:
         mov     $0x10, %eax
         mov     %eax, %ds
         mov     IO_CURRENT, %ebx
+        .irp    field, REC_VECTOR, REC_ERROR, REC_RIP, REC_RFLAGS, REC_CR2
+        movl    $0, \field + 4(%ebx)
+        .endr
         mov     12(%esp), %eax
         mov     %eax, REC_VECTOR(%ebx)
         mov     16(%esp), %eax

@@ -43,6 +43,7 @@ uint32_t random_32(struct random *r)
 
 static uint64_t interesting_32(struct random *r)
 {
+    uint32_t x;
     static const uint32_t values[] = {
         0,      1,          2,          0x7f,       0x80, 0xff, 0x7fff,     0x8000,
         0xffff, 0x7fffffff, 0x80000000, 0xffffffff, 31,   32,   0x10000000, 0xfffffffe};
@@ -52,7 +53,8 @@ static uint64_t interesting_32(struct random *r)
     case 1:
         return random_below(r, 200);
     case 2:
-        return random_32(r) >> random_below(r, 32);
+        x = random_32(r);
+        return x >> random_below(r, 32);
     default:
         return random_32(r);
     }
@@ -72,6 +74,7 @@ uint64_t interesting(struct random *r)
                                       ~0ull,
                                       ~1ull,
                                       0xffffffff};
+    uint64_t x;
 
     if (!long_mode())
         return interesting_32(r);
@@ -79,7 +82,8 @@ uint64_t interesting(struct random *r)
     case 0:
         return values[random_below(r, sizeof(values) / sizeof(values[0]))];
     case 1:
-        return random_64(r) >> random_below(r, 64);
+        x = random_64(r);
+        return x >> random_below(r, 64);
     case 2:
         return (uint64_t)(int64_t)(int32_t)interesting_32(r);
     case 3:
@@ -124,7 +128,8 @@ static uint64_t number(struct random *r)
 
     switch (random_below(r, 7)) {
     case 0:
-        return interesting_32(r) | interesting(r) << 32;
+        x = interesting_32(r);
+        return x | interesting(r) << 32;
     case 1: /* floats of moderate size */
         f[0] = (float)(int32_t)x / 64.0f;
         f[1] = (float)(int32_t)(x >> 32) / 4096.0f;

@@ -8,8 +8,8 @@
  *
  * The same linear addresses in the native child and in the guest; everything else is unmapped in
  * both, so a wild access faults alike. CODE and IO lie where sums of pointers into the arena do not
- * lead. 64-bit code sees ARENA and CODE a second time at HIGH + the address, and ARENA a third time
- * at SPAN, across a multiple of 4 GiB.
+ * lead, IO where no sum of those and of multiples of CODE does. 64-bit code sees ARENA and CODE a
+ * second time at HIGH + the address, and ARENA a third time at SPAN, across a multiple of 4 GiB.
  *
  * 16-bit code has segments of 64 KiB: CS over CODE; DS, ES and SS over ARENA; FS flat, for the code
  * between sequences. */
@@ -22,7 +22,7 @@
 #define CODE_SIZE   0x80000
 #define ROUTINES    0x7e000 /* in CODE */
 #define EXIT_STUB   0x2d000000
-#define IO          0x3c000000
+#define IO          0x35000000
 #define IO_SIZE     0x80000
 #define HIGH        0x4d7f00000000
 #define SPAN        0x4e20ffff8000
