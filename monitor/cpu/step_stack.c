@@ -220,10 +220,12 @@ enum mon_rc step_push_sreg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t
     return step_done(v, next);
 }
 
+/* Of any operand only the selector's 16 bits are read: what the stack has behind them may be absent
+ * or misaligned (compared with a processor). */
 enum mon_rc step_pop_sreg(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint64_t value, mask = step_sp_mask(v), sp = stack_at(v, i->opsize / 8);
-    enum mon_rc rc = step_top(v, i->opsize, &value);
+    enum mon_rc rc = step_top(v, 16, &value);
     if (rc == MON_OK)
         rc = mon_seg_load(v, sreg_of(i), (uint16_t)value);
     if (rc != MON_OK)

@@ -379,9 +379,20 @@ static void gather_commit(struct mon_vcpu *v, const struct tr_insn *i, struct ga
     step_vec_write(v, g->f.vvvv, g->vex_mask, g->dest_len);
 }
 
+/* A fault behind lanes that this run did: traps that are due come in its place, with RF set and
+ * the rest still to do (SDM 2 VGATHERDPS). */
+static bool gather_traps_first(struct mon_vcpu *v, bool progress)
+{
+    if (!progress || !((v->cpu->rflags & RT_TF) || v->debug_hits))
+        return false;
+    v->cpu->rflags |= RT_RF;
+    return true;
+}
+
 enum mon_rc step_gather(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     struct gather g;
+    bool progress = false;
     gather_prepare(v, i, next, &g);
     bool clash = g.evex ? !i->evex_aaa || (!g.scatter && g.f.reg == g.index_reg)
                         : g.f.reg == g.index_reg || g.f.reg == g.f.vvvv || g.f.vvvv == g.index_reg;
@@ -391,11 +402,15 @@ enum mon_rc step_gather(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
         if (!(g.mask >> lane & 1))
             continue;
         enum mon_rc rc = gather_lane(v, i, &g, lane);
-        if (rc == MON_FAULT)
+        if (rc == MON_FAULT) {
             gather_commit(v, i, &g);
+            if (gather_traps_first(v, progress))
+                return MON_OK;
+        }
         if (rc != MON_OK)
             return rc;
         g.mask &= ~(1ull << lane);
+        progress = true;
     }
     gather_commit(v, i, &g);
     return step_done(v, next);

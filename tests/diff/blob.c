@@ -10,6 +10,8 @@
  * there, with 32-bit addresses. */
 #include "tests/diff/diff.h"
 
+#include "runtime/vcpu.h"
+
 #include <string.h>
 
 struct out {
@@ -183,14 +185,18 @@ static void put_prologue(struct out *o, uint32_t record, bool vector)
     put_stack(o);
     if (vector)
         call_routine(o, record, true);
+    for (unsigned i = 0; i < gpr_count(); i++) {
+        if (i != RT_SP)
+            absolute(o, 0x8b, i, record + i * 8);
+    }
     absolute(o, 0xff, 6, record + offsetof(struct image, rflags)); /* push */
     flags_op(o, 0x9d);
-    for (unsigned i = 0; i < gpr_count(); i++)
-        absolute(o, 0x8b, i, record + i * 8);
+    absolute(o, 0x8b, RT_SP, record + RT_SP * 8); /* TF traps behind this one for the first time */
 }
 
-static void put_epilogue(struct out *o, uint32_t record, const struct sequence *s)
+static bool put_epilogue(struct out *o, uint32_t record, const struct sequence *s)
 {
+    const uint8_t *start = o->p;
     uint32_t out = record + offsetof(struct record, out);
 
     for (unsigned i = 0; i < gpr_count(); i++)
@@ -205,6 +211,7 @@ static void put_epilogue(struct out *o, uint32_t record, const struct sequence *
         call_routine(o, out, false);
     if (s->bases)
         put_bases(o);
+    return (size_t)(o->p - start) <= EPILOGUE_SIZE;
 }
 
 /* ---- a sequence ---- */
@@ -266,7 +273,8 @@ size_t blob_emit(const struct sequence *s, unsigned n, uint8_t *code, uint64_t b
         pc[i] = here(&o);
         put_items(&o, &s[i]);
         records[i].epilogue = here(&o);
-        put_epilogue(&o, record_address(i), &s[i]);
+        if (!put_epilogue(&o, record_address(i), &s[i]))
+            return 0;
     }
     absolute(&o, 0xff, diff_mode == TR_MODE_16 ? 5 : 4, IO_EXIT); /* jmp or ljmp */
     return (size_t)(o.p - o.start);

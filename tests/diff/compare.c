@@ -257,12 +257,61 @@ bool arenas_equal(const struct comparison *c, bool say)
     return false;
 }
 
+/* ---- single steps ---- */
+
+unsigned steps_noted(const struct side *side)
+{
+    return (unsigned)((*next_step(side) - STEPS) / sizeof(struct step));
+}
+
+static bool step_equal(const struct step *a, const struct step *b)
+{
+    const uint64_t noted = gpr_mask(RT_AX); /* 32-bit handlers leave the upper halves alone */
+    uint64_t differ =
+        (a->record ^ b->record) | (a->rip ^ b->rip) | (a->rflags ^ b->rflags) | (a->dr6 ^ b->dr6);
+    bool equal = !(differ & noted);
+
+    for (unsigned i = 0; i < gpr_count(); i++)
+        equal &= !((a->gpr[i] ^ b->gpr[i]) & gpr_mask(i));
+    return equal;
+}
+
+static void print_step(const char *side, const struct step *s)
+{
+    printf("    %s rip %llx flags %llx dr6 %llx, registers", side, (unsigned long long)s->rip,
+           (unsigned long long)s->rflags, (unsigned long long)s->dr6);
+    for (unsigned i = 0; i < gpr_count(); i++)
+        printf(" %llx", (unsigned long long)(s->gpr[i] & gpr_mask(i)));
+    printf("\n");
+}
+
+bool steps_equal(const struct comparison *c, bool say)
+{
+    const struct step *a = c->native->steps, *b = c->guest->steps;
+    unsigned n = steps_noted(c->native), m = steps_noted(c->guest), i = 0;
+
+    while (i < n && i < m && step_equal(&a[i], &b[i]))
+        i++;
+    if (i == n && i == m)
+        return true;
+    if (say) {
+        printf("  single steps: native %u, novt %u; step %u differs\n", n, m, i);
+        if (i < n)
+            print_step("native", &a[i]);
+        if (i < m)
+            print_step("novt  ", &b[i]);
+    }
+    return false;
+}
+
 enum outcome compare(const struct comparison *c, const struct sequence *s, unsigned n, bool say)
 {
     bool equal = true;
 
     for (unsigned i = 0; i < n; i++)
         equal &= records_equal(c, i, s[i].vector, say);
+    if (c->steps)
+        equal &= steps_equal(c, say);
     if (arenas_equal(c, say) && equal)
         return EQUAL;
     for (unsigned i = 0; i < n; i++) {

@@ -1,11 +1,13 @@
 /* diff.c - the host CPU is the oracle: random instruction sequences, natively and in novt.
  *
  *   diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] [--batch B] [--max N] [--kicks HZ]
- *        [--cache KIB] [--interpret] [--no-chain] [--flush] [--short-blocks] [--verbose]
+ *        [--cache KIB] [--interpret] [--no-chain] [--flush] [--short-blocks] [--single-step]
+ *        [--verbose]
  *
  * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that
  * the later rounds run linked blocks; after each round compare.c has its say. --systematic: a
- * sequence is one instruction, and all forms (forms.c) get their turn.
+ * sequence is one instruction, and all forms (forms.c) get their turn. --single-step: with TF set,
+ * and the trap behind each instruction (the first STEPS_MAX of a sequence) is noted and compared.
  *
  * A batch that differs is run again one sequence at a time; the first one that differs is shrunk by
  * dropping instructions and printed with the command that reruns it. */
@@ -27,7 +29,7 @@
 struct options {
     uint64_t count, seed, batch, max;
     int mode; /* 16, 32 or 64 */
-    bool one_batch, verbose, systematic;
+    bool one_batch, verbose, systematic, single_step;
     struct guest_options guest;
 };
 
@@ -37,7 +39,7 @@ static int memfd;
 static struct side native, guest;
 static uint8_t *code;      /* CODE's bytes, shared with both sides */
 static uint64_t code_base; /* where the batch runs */
-static uint64_t passed, failed, faults, gaps, broken;
+static uint64_t passed, failed, faults, steps, gaps, broken;
 static unsigned fault_counts[256], form_count;
 enum tr_mode diff_mode;
 
@@ -73,8 +75,10 @@ static void prepare(const struct sequence *s, const struct record *records, unsi
             copy_input(&sides[k]->in, &records[i].in, s[i].vector);
             sides[k]->epilogue = records[i].epilogue;
             sides[k]->vector = NO_VECTOR;
+            sides[k]->steps = STEPS_MAX;
         }
     }
+    *next_step(&native) = *next_step(&guest) = options.single_step ? STEPS : 0;
 }
 
 static struct comparison comparison(void)
@@ -83,7 +87,8 @@ static struct comparison comparison(void)
                                .guest = &guest,
                                .code = code,
                                .base = code_base,
-                               .interpret = options.guest.flags & NOVT_F_INTERPRET};
+                               .interpret = options.guest.flags & NOVT_F_INTERPRET,
+                               .steps = options.single_step};
 }
 
 /* One round on both sides. */
@@ -170,9 +175,9 @@ static void print_start(const struct state *start)
 
 static void print_rerun(uint64_t number)
 {
-    printf("  rerun: diff --mode %d --seed %llu --batch %llu%s%s%s\n", options.mode,
+    printf("  rerun: diff --mode %d --seed %llu --batch %llu%s%s%s%s\n", options.mode,
            (unsigned long long)options.seed, (unsigned long long)number,
-           options.systematic ? " --systematic" : "",
+           options.systematic ? " --systematic" : "", options.single_step ? " --single-step" : "",
            options.guest.flags & NOVT_F_INTERPRET ? " --interpret" : "",
            options.guest.flags & NOVT_F_NO_CHAIN ? " --no-chain" : "");
 }
@@ -238,7 +243,7 @@ static void make_batch(struct random *r, uint64_t number, unsigned n)
 static void make_inputs(struct random *r)
 {
     for (unsigned i = 0; i < batch.n; i++)
-        generate_input(r, &batch.record[i].in, batch.sequence[i].vector);
+        generate_input(r, &batch.record[i].in, batch.sequence[i].vector, options.single_step);
 }
 
 /* The arena before the round is in again.arena. */
@@ -271,6 +276,8 @@ static void say_differences(void)
         }
     }
     arenas_equal(&c, true);
+    if (options.single_step)
+        steps_equal(&c, true);
 }
 
 static void count_faults(void)
@@ -305,6 +312,7 @@ static void run_batch(uint64_t number, unsigned n)
         enum outcome outcome = run_round(batch.sequence, n, false);
         if (outcome == EQUAL) {
             count_faults();
+            steps += options.single_step ? steps_noted(&native) : 0;
             continue;
         }
         if (outcome == GAP || outcome == BROKEN) {
@@ -339,7 +347,7 @@ static void probe_forms(unsigned count)
         unsigned n = count - first < BATCH_MAX ? count - first : BATCH_MAX;
         for (unsigned i = 0; i < n; i++) {
             generate_form(&r, first + i, &batch.sequence[i]);
-            generate_input(&r, &batch.record[i].in, true);
+            generate_input(&r, &batch.record[i].in, true, false);
         }
         blob_emit(batch.sequence, n, code, code_base, batch.record, pc);
         prepare(batch.sequence, batch.record, n);
@@ -399,12 +407,15 @@ static void take_options(int argc, char **argv)
             options.guest.flags |= NOVT_F_FLUSH;
         } else if (!strcmp(arg, "--short-blocks")) {
             options.guest.flags |= NOVT_F_SHORT_BLOCKS;
+        } else if (!strcmp(arg, "--single-step")) {
+            options.single_step = true;
         } else if (!strcmp(arg, "--verbose")) {
             options.verbose = true;
         } else {
-            fprintf(stderr, "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
-                            "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
-                            "[--no-chain] [--flush] [--short-blocks] [--verbose]\n");
+            fprintf(stderr,
+                    "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
+                    "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
+                    "[--no-chain] [--flush] [--short-blocks] [--single-step] [--verbose]\n");
             exit(2);
         }
     }
@@ -417,6 +428,8 @@ static void summary(double seconds)
         if (fault_counts[i])
             printf(" #%u %u", i, fault_counts[i]);
     }
+    if (options.single_step)
+        printf("\n%llu single steps", (unsigned long long)steps);
     if (options.guest.kicks)
         printf("\n%llu interrupts", (unsigned long long)guest_interrupts());
     printf("\n%llu batches cut short by a known gap, %llu by a wild store\n",
@@ -442,6 +455,11 @@ int main(int argc, char **argv)
     take_options(argc, argv);
     diff_mode = options.mode == 64 ? TR_MODE_64 : options.mode == 32 ? TR_MODE_32 : TR_MODE_16;
     setvbuf(stdout, NULL, _IOLBF, 0);
+    if (options.single_step && diff_mode == TR_MODE_16) {
+        /* IRET to a 16-bit stack changes the upper half of ESP, which Linux hides. */
+        fprintf(stderr, "diff: --single-step is for 32- and 64-bit code\n");
+        return 2;
+    }
     memfd = memfd_create("diff", MFD_CLOEXEC);
     if (memfd < 0 || ftruncate(memfd, PHYS_SIZE)) {
         perror("memfd_create");

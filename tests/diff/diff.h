@@ -43,12 +43,24 @@ struct record {
     uint64_t rip, cr2, rflags;
     uint64_t vector; /* of the fault, or NO_VECTOR */
     uint64_t error;
-    uint64_t pad[2];
+    uint64_t steps; /* how many more may be noted */
+    uint64_t pad[1];
+};
+
+/* The state in which an instruction's single-step trap found it. */
+struct step {
+    uint64_t record; /* of which sequence: its address */
+    uint64_t rip, rflags, dr6;
+    uint64_t gpr[16];
 };
 
 _Static_assert(sizeof(struct image) == IMAGE_SIZE, "layout.h");
 _Static_assert(offsetof(struct record, epilogue) == REC_EPILOGUE, "layout.h");
 _Static_assert(offsetof(struct record, error) == REC_ERROR, "layout.h");
+_Static_assert(offsetof(struct record, steps) == REC_STEPS, "layout.h");
+_Static_assert(offsetof(struct step, gpr) == STEP_GPR, "layout.h");
+_Static_assert(sizeof(struct step) == STEP_SIZE, "layout.h");
+_Static_assert(sizeof(struct step) * STEPS_MAX * BATCH_MAX <= STEPS_SIZE, "layout.h");
 _Static_assert(sizeof(struct record) * BATCH_MAX + 0x1000 <= IO_SIZE, "layout.h");
 
 static inline uint32_t record_address(unsigned i)
@@ -134,8 +146,8 @@ void sequence_print(const struct sequence *s, uint64_t pc);
 
 /* The registers that hold pointers into the arena, mostly, in this mode. */
 unsigned pointer_registers(const uint8_t **regs);
-/* ac: RFLAGS.AC may be set. */
-void generate_input(struct random *r, struct image *in, bool vector);
+/* vector: what is not for integer code alone. step: RFLAGS.TF is set. */
+void generate_input(struct random *r, struct image *in, bool vector, bool step);
 void generate_arena(struct random *r, uint8_t *arena);
 
 /* ---- blob.c ---- */
@@ -154,7 +166,14 @@ int host_vector_level(void);
 struct side {
     uint8_t *arena;         /* ARENA_SIZE */
     struct record *records; /* BATCH_MAX */
+    struct step *steps;
 };
+
+/* IO_STEP, in the control page in front of the records. */
+static inline uint64_t *next_step(const struct side *side)
+{
+    return (uint64_t *)(void *)((uint8_t *)side->records - (IO_RECORDS - IO_STEP));
+}
 
 /* Forks the child. 0, or -1 when this host cannot run 32-bit code (the reason is printed). The
  * memfd has CODE's bytes at PHYS_CODE. */
@@ -186,15 +205,19 @@ uint64_t guest_interrupts(void);
 enum outcome { EQUAL, DIFFERENT, BROKEN, GAP };
 
 /* Compares what both sides left of n sequences; prints differences when say is set. interpret: the
- * slow path ran everything. code: the batch's bytes, which lie at base. */
+ * slow path ran everything. steps: single steps were noted. code: the batch's bytes, which lie at
+ * base. */
 struct comparison {
     const struct side *native, *guest;
     const uint8_t *code;
     uint64_t base;
-    bool interpret;
+    bool interpret, steps;
 };
 enum outcome compare(const struct comparison *c, const struct sequence *s, unsigned n, bool say);
 bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say);
 bool arenas_equal(const struct comparison *c, bool say);
+bool steps_equal(const struct comparison *c, bool say);
+/* How many steps a side noted. */
+unsigned steps_noted(const struct side *side);
 
 #endif

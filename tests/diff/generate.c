@@ -263,10 +263,24 @@ static void put_insn(struct random *r, struct sequence *s, const struct tr_insn 
     s->n++;
 }
 
+/* mov %ss, %eax; mov %eax, %ss; or push %ss; pop %ss: holds traps and interrupts back until behind
+ * the next instruction. */
+static void put_shadow(struct random *r, struct sequence *s)
+{
+    if (!long_mode() && one_in(r, 3))
+        item_set(&s->item[s->n++], "\x16\x17", 2);
+    else
+        item_set(&s->item[s->n++], "\x8c\xd0\x8e\xd0", 4);
+}
+
 static void put_item(struct random *r, struct sequence *s, unsigned flavour)
 {
     struct tr_insn insn;
 
+    if (one_in(r, 50)) {
+        put_shadow(r, s);
+        return;
+    }
     if (one_in(r, 8)) {
         put_branch(r, &s->item[s->n++]);
         return;

@@ -89,6 +89,7 @@ static void build_paging(void)
     map_range(ARENA, PHYS_ARENA, ARENA_SIZE, W | U | NX);
     map_range(CODE, PHYS_CODE, CODE_SIZE, U);
     map_range(IO, PHYS_IO, IO_SIZE, W | U | NX);
+    map_range(STEPS, PHYS_STEPS, STEPS_SIZE, W | U | NX);
     map_range(EXIT_STUB, PHYS_KERNEL + KERNEL_END, 0x1000, U);
     map_range(kernel_base(), PHYS_KERNEL, KERNEL_END, W);
     if (long_mode()) {
@@ -240,12 +241,13 @@ int guest_start(int memfd, const struct guest_options *wanted, struct side *side
         }
     }
     uint64_t exit_code = EXIT_STUB | (long_mode() ? 0 : (uint64_t)USER_CS << 32);
-    memset(ram + PHYS_KERNEL, 0, PHYS_SIZE - PHYS_KERNEL);
+    memset(ram + PHYS_KERNEL, 0, PHYS_STEPS - PHYS_KERNEL);
     memcpy(ram + PHYS_IO + (IO_EXIT - IO), &exit_code, 8);
     build_paging();
     build_tables();
     side->arena = ram + PHYS_ARENA;
     side->records = (struct record *)(void *)(ram + PHYS_IO + (IO_RECORDS - IO));
+    side->steps = (struct step *)(void *)(ram + PHYS_STEPS);
     if (novt_vm_create(&config, &vm, err, sizeof(err)) != NOVT_OK) {
         printf("cannot make a VM: %s\n", err);
         return -1;

@@ -202,16 +202,18 @@ static void input_vectors(struct random *r, struct image *in)
         in->mask[i] = one_in(r, 3) ? ~0ull : random_64(r);
 }
 
-static void input_flags(struct random *r, struct image *in, bool ac)
+static void input_flags(struct random *r, struct image *in, bool ac, bool step)
 {
     in->rflags = 0x202 | (random_32(r) & RT_ARITH);
     if (one_in(r, 5))
         in->rflags |= RT_DF;
     if (ac && one_in(r, 60))
         in->rflags |= RT_AC;
+    if (step)
+        in->rflags |= RT_TF;
 }
 
-void generate_input(struct random *r, struct image *in, bool vector)
+void generate_input(struct random *r, struct image *in, bool vector, bool step)
 {
     const uint8_t *pointers;
     unsigned n = pointer_registers(&pointers), is_pointer = 0;
@@ -224,7 +226,7 @@ void generate_input(struct random *r, struct image *in, bool vector)
         if (!(is_pointer >> i & 1))
             in->gpr[i] = one_in(r, 2) ? random_below(r, 40) : interesting(r);
     }
-    input_flags(r, in, !vector);
+    input_flags(r, in, !vector, step);
     if (vector)
         input_vectors(r, in);
 }

@@ -1,9 +1,12 @@
 /* native.c - the child process that runs batches on the host's CPU, in a code segment of their
  * mode.
  *
- * A fault is noted in the current record and the sequence's epilogue runs next: what
- * guest_kernel.S does. Parent and child meet over two pipes; data goes through shared memory. */
+ * A fault is noted in the current record and the sequence's epilogue runs next; a single step is
+ * noted and the sequence goes on: what guest_kernel.S does. Parent and child meet over two pipes;
+ * data goes through shared memory. */
 #include "tests/diff/diff.h"
+
+#include "runtime/vcpu.h"
 
 #include <asm/ldt.h>
 #include <errno.h>
@@ -32,6 +35,32 @@ static int to_child[2], from_child[2];
 
 static volatile bool in_batch;
 
+/* A trap behind an instruction with TF set; where the sequence ends it goes on without. */
+static bool note_step(struct record *record, greg_t *regs, int code)
+{
+    static const uint8_t order[] = {REG_RAX, REG_RCX, REG_RDX, REG_RBX, REG_RSP, REG_RBP,
+                                    REG_RSI, REG_RDI, REG_R8,  REG_R9,  REG_R10, REG_R11,
+                                    REG_R12, REG_R13, REG_R14, REG_R15};
+    uint64_t *next = (uint64_t *)(uintptr_t)IO_STEP, pc = (uint64_t)regs[REG_RIP];
+    struct step *step = (struct step *)(uintptr_t)*next;
+
+    if (!step || regs[REG_TRAPNO] != 1)
+        return false;
+    if (record->steps) {
+        record->steps--;
+        *next += sizeof(*step);
+        step->record = (uintptr_t)record;
+        step->rip = pc;
+        step->rflags = (uint64_t)regs[REG_EFL];
+        step->dr6 = code == TRAP_TRACE ? DR6_STEP : DR6_CLEAR;
+        for (unsigned i = 0; i < 16; i++)
+            step->gpr[i] = (uint64_t)regs[order[i]];
+    }
+    if (!record->steps || pc - record->epilogue < EPILOGUE_SIZE)
+        regs[REG_EFL] &= ~(greg_t)RT_TF;
+    return true;
+}
+
 /* FS may hold anything: nothing here may use it. */
 static void on_fault(int number, siginfo_t *info, void *context)
 {
@@ -40,11 +69,12 @@ static void on_fault(int number, siginfo_t *info, void *context)
     uint64_t address = *(volatile uint32_t *)(uintptr_t)IO_CURRENT;
     struct record *record = (struct record *)(uintptr_t)address;
 
-    (void)info;
     if (!in_batch) { /* the test's own defect */
         signal(number, SIG_DFL);
         return;
     }
+    if (note_step(record, regs, info->si_code))
+        return;
     record->vector = (uint64_t)regs[REG_TRAPNO];
     record->error = (uint64_t)regs[REG_ERR];
     record->cr2 = (uint64_t)regs[REG_CR2];
@@ -161,7 +191,8 @@ static void serve(int memfd, struct side *side)
     if (mmap((void *)(uintptr_t)CODE, CODE_SIZE, PROT_READ | PROT_EXEC,
              MAP_SHARED | MAP_FIXED_NOREPLACE | MAP_POPULATE, memfd, PHYS_CODE) == MAP_FAILED ||
         !place(ARENA, ARENA_SIZE, side->arena) || !place(IO, IO_SIZE, control) ||
-        !place_exit_stub() || !set_segments() || !place_high())
+        !place(STEPS, STEPS_SIZE, side->steps) || !place_exit_stub() || !set_segments() ||
+        !place_high())
         _exit(2);
     handle_signals();
     set_exit();
@@ -193,6 +224,7 @@ int native_start(int memfd, struct side *side)
     if (!side->arena) {
         side->arena = shared(ARENA_SIZE);
         side->records = (struct record *)(void *)((uint8_t *)shared(IO_SIZE) + 0x1000);
+        side->steps = shared(STEPS_SIZE);
     }
     if (pipe(to_child) || pipe(from_child)) {
         perror("pipe");
