@@ -266,6 +266,17 @@ void mon_view_invpcid(struct mon_vcpu *v, uint16_t pcid);
 
 /* ---- paging.c ---- */
 
+/* Page-table entries (SDM 3-4.3 to 3-4.5), in every format that has the bit. */
+#define MON_PTE_P     (1u << 0)
+#define MON_PTE_W     (1u << 1)
+#define MON_PTE_U     (1u << 2)
+#define MON_PTE_A     (1u << 5)
+#define MON_PTE_D     (1u << 6)
+#define MON_PTE_PS    (1u << 7)
+#define MON_PTE_G     (1u << 8)
+#define MON_PTE_FRAME 0x000ffffffffff000ull /* of 8-byte entries, and of CR3 in long mode */
+#define MON_PTE_XD    ((uint64_t)1 << 63)
+
 struct mon_walk {
     uint64_t gpa;                             /* of the byte at gla */
     uint8_t page_shift;                       /* 12, 21, 22 or 30: size of the guest's page */

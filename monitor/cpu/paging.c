@@ -28,15 +28,6 @@
 #include "monitor/cpu/prot.h"
 #include "monitor/cpu/verify.h"
 
-#define PTE_P  (1u << 0)
-#define PTE_W  (1u << 1)
-#define PTE_U  (1u << 2)
-#define PTE_A  (1u << 5)
-#define PTE_D  (1u << 6)
-#define PTE_PS (1u << 7)
-#define PTE_G  (1u << 8)
-#define PTE_XD ((uint64_t)1 << 63)
-
 /* Page-fault error code (SDM 3-4.7) */
 #define PF_P    (1u << 0)
 #define PF_W    (1u << 1)
@@ -79,7 +70,7 @@ static bool walk_setup(const struct mon_vcpu *v, uint64_t gla, struct walk_mode 
         return true;
     }
     m->frame = BITS(id->phys_bits - 1, 12);
-    m->reserved = v->efer & MON_EFER_NXE ? 0 : PTE_XD;
+    m->reserved = v->efer & MON_EFER_NXE ? 0 : MON_PTE_XD;
     m->bits = 9;
     m->size = 8;
     if (!mon_long(v)) { /* SDM 3-4.4 */
@@ -89,7 +80,7 @@ static bool walk_setup(const struct mon_vcpu *v, uint64_t gla, struct walk_mode 
         m->large = 1u << 21;
         m->no_large = 0;
         m->shift = 21;
-        return pdpte & PTE_P;
+        return pdpte & MON_PTE_P;
     }
     m->table = v->cr3 & m->frame; /* SDM 3-4.5 */
     m->reserved |= id->phys_bits < 52 ? BITS(51, id->phys_bits) : 0;
@@ -130,7 +121,7 @@ static uint64_t entry_read(const struct mon_vcpu *v, uint64_t gpa, unsigned size
 static bool walk_tables(const struct mon_vcpu *v, uint64_t gla, struct mon_walk *w, uint32_t *error)
 {
     struct walk_mode m;
-    uint64_t all = PTE_W | PTE_U, any = 0;
+    uint64_t all = MON_PTE_W | MON_PTE_U, any = 0;
     w->levels = 0;
     *error = 0;
     if (!walk_setup(v, gla, &m))
@@ -142,10 +133,10 @@ static bool walk_tables(const struct mon_vcpu *v, uint64_t gla, struct mon_walk 
         uint64_t entry = entry_read(v, gpa, m.size);
         w->entry_gpa[w->levels] = gpa;
         w->entry[w->levels++] = entry;
-        if (!(entry & PTE_P))
+        if (!(entry & MON_PTE_P))
             return false;
-        bool large = entry & PTE_PS && m.large >> shift & 1;
-        uint64_t reserved = m.reserved | (m.no_large >> shift & 1 ? PTE_PS : 0);
+        bool large = entry & MON_PTE_PS && m.large >> shift & 1;
+        uint64_t reserved = m.reserved | (m.no_large >> shift & 1 ? MON_PTE_PS : 0);
         if (__builtin_expect(large, 0))
             reserved |= large_reserved(&m, shift);
         if (__builtin_expect(entry & reserved, 0)) {
@@ -158,15 +149,15 @@ static bool walk_tables(const struct mon_vcpu *v, uint64_t gla, struct mon_walk 
             uint64_t frame = large ? large_frame(&m, shift, entry) : entry & m.frame;
             w->gpa = frame | (gla & (((uint64_t)1 << shift) - 1));
             w->page_shift = (uint8_t)shift;
-            w->dirty = entry & PTE_D;
-            w->global = entry & PTE_G && v->cr4 & MON_CR4_PGE;
+            w->dirty = entry & MON_PTE_D;
+            w->global = entry & MON_PTE_G && v->cr4 & MON_CR4_PGE;
             break;
         }
         m.table = entry & m.frame;
     }
-    w->user = all & PTE_U;
-    w->writable = all & PTE_W;
-    w->exec = !(any & PTE_XD);
+    w->user = all & MON_PTE_U;
+    w->writable = all & MON_PTE_W;
+    w->exec = !(any & MON_PTE_XD);
     return true;
 }
 
@@ -243,9 +234,9 @@ static bool entries_mark(struct mon_vcpu *v, struct mon_walk *w, bool write)
 {
     unsigned leaf = w->levels - 1u;
     for (unsigned level = 0; level < leaf; level++)
-        if (!entry_mark(v, w, level, PTE_A))
+        if (!entry_mark(v, w, level, MON_PTE_A))
             return false;
-    if (!entry_mark(v, w, leaf, write ? PTE_A | PTE_D : PTE_A))
+    if (!entry_mark(v, w, leaf, write ? MON_PTE_A | MON_PTE_D : MON_PTE_A))
         return false;
     w->dirty |= write;
     return true;
@@ -289,7 +280,7 @@ enum mon_rc mon_pdpte_load(struct mon_vcpu *v, uint64_t cr3)
     uint64_t pdpte[4];
     for (unsigned i = 0; i < 4; i++) {
         pdpte[i] = entry_read(v, (cr3 & 0xffffffe0u) + i * 8, 8);
-        if (pdpte[i] & PTE_P && pdpte[i] & reserved)
+        if (pdpte[i] & MON_PTE_P && pdpte[i] & reserved)
             return mon_raise_error(v, MON_GP, 0);
     }
     for (unsigned i = 0; i < 4; i++)

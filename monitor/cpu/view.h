@@ -132,7 +132,7 @@ static inline uint64_t view_root_of(const struct mon_vcpu *v)
     if (!(v->cr0 & MON_CR0_PG))
         return 0;
     if (mon_long(v))
-        return v->cr3 & 0x000ffffffffff000ull;
+        return v->cr3 & MON_PTE_FRAME;
     return v->cr3 & (v->cr4 & MON_CR4_PAE ? 0xffffffe0u : 0xfffff000u);
 }
 
@@ -178,7 +178,7 @@ static inline uint64_t view_pte(const struct view *view, const struct leaf *leaf
 
 static inline uint64_t view_frame(const struct view *view, uint64_t pte)
 {
-    return view->shift == 21 ? pte & 0x000ffffffffff000ull : pte & 0xfffff000u;
+    return view->shift == 21 ? pte & MON_PTE_FRAME : pte & 0xfffff000u;
 }
 
 /* The guest's entry at gpa as it is now; outside RAM all ones. */

@@ -156,8 +156,7 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
 
 /* ---- protection ---- */
 
-static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *view, uint64_t gpa,
-                            bool small)
+static void protect_in_view(struct mon_vcpu *v, struct view *view, uint64_t gpa, bool small)
 {
     uint64_t size = 1ull << view->shift;
 
@@ -186,7 +185,6 @@ static void protect_in_view(struct mon_vm *vm, struct mon_vcpu *v, struct view *
             v->views->maps += 2;
         }
     }
-    (void)vm;
 }
 
 void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)
@@ -204,7 +202,7 @@ void mon_view_protect_code(struct mon_vm *vm, uint64_t gpa)
         struct mon_vcpu *v = vm->vcpu[n];
         for (unsigned i = 0; v && v->views && i < VIEW_MAX_VIEWS; i++) {
             if (v->views->view[i].space)
-                protect_in_view(vm, v, &v->views->view[i], gpa, page->maps != 0);
+                protect_in_view(v, &v->views->view[i], gpa, page->maps != 0);
         }
     }
     if (page->maps != 0xff)

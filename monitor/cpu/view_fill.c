@@ -161,17 +161,15 @@ static bool fill_large(struct mon_vcpu *v, struct view *view, unsigned slot, uin
 
 /* ---- small pages ---- */
 
-#define PTE_P 1u
-#define PTE_A 0x20u
-#define PTE_D 0x40u
-#define PTE_G 0x100u
-/* What neighbours in a run must have in common: P W U A, and NX. */
-#define PTE_SAME 0x8000000000000027ull
+/* What neighbours in a run must have in common. */
+#define PTE_SAME (MON_PTE_P | MON_PTE_W | MON_PTE_U | MON_PTE_A | MON_PTE_XD)
+/* What a large page's entry has of those that small ones are made of: all but PS and PAT. */
+#define PTE_SMALL (MON_PTE_P | MON_PTE_W | MON_PTE_U | MON_PTE_A | MON_PTE_D | MON_PTE_G)
 
 static bool joins(struct mon_vcpu *v, const struct view *view, const struct leaf *leaf, unsigned i,
                   uint64_t pte, uint64_t want, bool writable)
 {
-    if (((pte ^ want) & (PTE_SAME | (writable ? PTE_D : 0))) ||
+    if (((pte ^ want) & (PTE_SAME | (writable ? MON_PTE_D : 0))) ||
         view_frame(view, pte) != view_frame(view, want) || leaf->flags[i] & PF_MAPPED)
         return false;
     return !writable || !page_has_code(v->vm, view_frame(view, pte));
@@ -197,7 +195,7 @@ static void note_mapped(struct mon_vcpu *v, struct view *view, struct leaf *leaf
         leaf->pte64[i] = pte;
     else
         leaf->pte32[i] = (uint32_t)pte;
-    if (!(pte & PTE_G) || !(v->cr4 & MON_CR4_PGE))
+    if (!(pte & MON_PTE_G) || !(v->cr4 & MON_CR4_PGE))
         leaf->all_global = false;
 }
 
@@ -240,7 +238,7 @@ static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf,
 
 /* ---- the fault ---- */
 
-static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla, bool write)
+static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla)
 {
     unsigned slot = (unsigned)(gla >> view->shift);
     const struct mon_slot *ram = ram_slot(v->vm, gla);
@@ -252,9 +250,8 @@ static bool fill_identity(struct mon_vcpu *v, struct view *view, uint64_t gla, b
         return true;
     if (view->slot_large[slot])
         return false;
-    struct leaf *leaf =
-        view_leaf_for(v, view, slot, 0, NO_ROOT, NO_ROOT, ((uint64_t)slot << view->shift) | 0x167);
-    (void)write;
+    struct leaf *leaf = view_leaf_for(v, view, slot, 0, NO_ROOT, NO_ROOT,
+                                      ((uint64_t)slot << view->shift) | PTE_SMALL);
     return leaf && fill_small(v, view, leaf, gla, !page_has_code(v->vm, gla) && !ram->readonly);
 }
 
@@ -286,7 +283,7 @@ static bool fill_paged(struct mon_vcpu *v, struct view *view, uint64_t gla,
                                  writable, walk->page_shift == 30))
             return true;
         struct leaf *leaf = view_leaf_for(v, view, slot, walk->entry[last], walk->entry_gpa[last],
-                                          NO_ROOT, base | (walk->entry[last] & 0x167));
+                                          NO_ROOT, base | (walk->entry[last] & PTE_SMALL));
         return leaf && fill_small(v, view, leaf, gla, writable && !code);
     }
     struct leaf *leaf =
@@ -316,7 +313,7 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     keep_budget(v);
     struct view *view = view_at(v->views->current, view_hi_of(gla));
     bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t)gla, &walk)
-                                    : fill_identity(v, view, gla, write);
+                                    : fill_identity(v, view, gla);
     mon_count(v, MON_STAT_fault_window_fill);
     view_mend(v, view); /* then the next fault fills again */
     return done ? MON_FILL_DONE : MON_FILL_STEP;
@@ -327,7 +324,7 @@ void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write)
     struct mon_walk walk;
 
     if (!(v->cr0 & MON_CR0_PG) || !mon_walk_peek(v, gla, &walk) || !walk.user ||
-        !(walk.entry[walk.levels - 1] & PTE_A) || (write && !(walk.writable && walk.dirty)))
+        !(walk.entry[walk.levels - 1] & MON_PTE_A) || (write && !(walk.writable && walk.dirty)))
         return;
     if (v->key & TR_K_LONG)
         mon_view_touch(v, gla);

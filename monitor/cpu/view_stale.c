@@ -85,10 +85,6 @@ static void revalidate(struct mon_vcpu *v, struct view *view, bool global)
     view_mend(v, view);
 }
 
-#define ENTRY_P     1u
-#define ENTRY_PS    0x80u
-#define ENTRY_FRAME 0x000ffffffffff000ull
-
 static uint64_t read64(const struct mon_vcpu *v, uint64_t gpa)
 {
     const uint8_t *p = mon_vm_ram(v, gpa, NULL);
@@ -107,17 +103,17 @@ static uint64_t directory(const struct mon_vcpu *v, const struct view *view, uns
         return view->space->root;
     if (!mon_long(v)) {
         entry = v->pdpte[gigabyte];
-        return entry & ENTRY_P ? entry & ENTRY_FRAME : NO_TABLE;
+        return entry & MON_PTE_P ? entry & MON_PTE_FRAME : NO_TABLE;
     }
-    entry = read64(v, (view->space->root & ENTRY_FRAME) + (gla >> 39 & 511) * 8);
-    if (!(entry & ENTRY_P))
+    entry = read64(v, (view->space->root & MON_PTE_FRAME) + (gla >> 39 & 511) * 8);
+    if (!(entry & MON_PTE_P))
         return NO_TABLE;
-    uint64_t at = (entry & ENTRY_FRAME) + (gla >> 30 & 511) * 8;
+    uint64_t at = (entry & MON_PTE_FRAME) + (gla >> 30 & 511) * 8;
     entry = read64(v, at);
-    if (!(entry & ENTRY_P))
+    if (!(entry & MON_PTE_P))
         return NO_TABLE;
-    *gigantic = entry & ENTRY_PS;
-    return *gigantic ? at : entry & ENTRY_FRAME;
+    *gigantic = entry & MON_PTE_PS;
+    return *gigantic ? at : entry & MON_PTE_FRAME;
 }
 
 /* Under a new root, or after changes of the upper levels, the directory entries are elsewhere. */
