@@ -109,8 +109,7 @@ bool mon_exits_handle(struct mon_machine *m)
     }
 }
 
-/* --- Into the guest, and out of it
- * ---------------------------------------------------------------*/
+/* --- Into the guest, and out of it -------------------------------------------------------------*/
 
 /* Gives the vCPU what the interrupt controller has, or asks to be told when it can take it. */
 static void deliver_interrupt(struct mon_machine *m)
@@ -159,8 +158,8 @@ bool mon_exits_handler(void *machine, struct novt_run *run)
     if (m->config->log_io)
         return false;
     pthread_mutex_lock(&m->lock);
+    mon_exits_leave(m); /* before what the exit writes to the TPR */
     if (mon_exits_handle(m)) {
-        mon_exits_leave(m);
         go_on = !m->stopped && m->pc.request.kind == MON_REQUEST_NONE;
         m->exit_handled = !go_on;
         if (go_on)
