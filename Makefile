@@ -89,7 +89,7 @@ help:
 	@echo 'make format     rewrite the sources with clang-format'
 	@echo 'make asan       the quick tests under AddressSanitizer (in build/asan)'
 	@echo 'make ubsan      the quick tests under UndefinedBehaviorSanitizer (in build/ubsan)'
-	@echo 'make valgrind   the unit tests under Valgrind'
+	@echo 'make valgrind   the unit tests and a guest under Valgrind, 10 minutes'
 	@echo 'make fetch      every guest that the tests boot; make userland: a Debian userland (root)'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='
 	@echo 'make clean      remove build/ but for the downloaded guests'
@@ -196,7 +196,7 @@ userland: tools | deps
 QUICK_DIFF := 20000
 CHECK_DIFF := diff
 SUITES_QUICK := lint unit golden precise guest
-SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress boot sandbox inject escape fuzz bench debian
+SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress latency boot sandbox inject escape fuzz bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
 -include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
@@ -229,9 +229,8 @@ ubsan:
 	+UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(MAKE) B=$(B)/ubsan $(SAN_COMMON) \
 	SAN='-fsanitize=undefined -fno-sanitize-recover=undefined' check
-valgrind: unit
-	valgrind --quiet --error-exitcode=1 --trace-children=yes --smc-check=all-non-file \
-		$(B)/tests/unit -j1
+valgrind: all unit
+	@B=$(B) tests/valgrind/run
 
 BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS)) \
 	$(if $(GUESTS_ONLY),--guests $(GUESTS_ONLY))
