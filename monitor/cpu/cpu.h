@@ -197,9 +197,10 @@ struct mon_vcpu {
     unsigned check_class; /* AFTER_CHECK: what the check was for */
     uint32_t key;         /* enum tr_key of the current mode */
     uint32_t side_key[2]; /* of rt_cpu.side */
-    /* A program's page fault, whose page is filled in when the kernel goes back to it. */
+    /* A page fault, whose page is filled in when its handler goes back there. */
     bool refill, refill_write;
-    uint64_t refill_gla;
+    uint8_t refill_cpl;
+    uint64_t refill_gla, refill_rip;
     void *table; /* jump table of the current view */
     int tid;     /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;

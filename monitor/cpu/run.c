@@ -154,7 +154,8 @@ static void mode_update(struct mon_vcpu *v)
     v->table = v->cpu->jump_table;
     if (v->key & TR_K_LONG)
         prepare_sides(v);
-    if (v->refill && v->cpu->cpl == 3) {
+    if (v->refill && v->cpu->cpl == v->refill_cpl &&
+        (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
         v->refill = false;
         mon_view_prefill(v, v->refill_gla, v->refill_write);
     }
@@ -164,9 +165,11 @@ static void mode_update(struct mon_vcpu *v)
  * on the way, which saves a second host fault. */
 static void note_page_fault(struct mon_vcpu *v)
 {
-    if (v->exc.vector != MON_PF || v->cpu->cpl != 3)
+    if (v->exc.vector != MON_PF || (v->cpu->cpl && v->cpu->cpl != 3))
         return;
     v->refill = true;
+    v->refill_cpl = v->cpu->cpl;
+    v->refill_rip = v->cpu->rip;
     v->refill_write = v->exc.error & 2;
     v->refill_gla = v->exc.cr2;
 }

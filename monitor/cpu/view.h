@@ -206,6 +206,11 @@ struct leaf *view_leaf_for(struct mon_vcpu *v, struct view *view, unsigned slot,
                            uint64_t entry_gpa, uint64_t table_gpa, uint64_t large_pte);
 /* Unmaps pages of one slot that has a leaf; gla counts from the view's start. */
 void view_unmap(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages);
+/* The same without the host's part; true: something is mapped there. The caller replaces it. */
+bool view_forget(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages);
+/* Maps the page at gla of the current space, whatever was mapped there, if a write would be allowed
+ * and set no accessed or dirty bit. False: what was there may still be. */
+bool view_refill(struct mon_vcpu *v, uint64_t gla);
 void view_drop_slot(struct mon_vcpu *v, struct view *view, unsigned slot);
 /* Everything out of a view, which keeps its window: one munmap. */
 void view_empty(struct mon_vcpu *v, struct view *view);

@@ -210,8 +210,8 @@ static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf,
 
     if (!ram)
         return false;
-    if (leaf->flags[i] && view_frame(view, view_pte(view, leaf, i)) != gpa)
-        view_unmap(v, view, gla & ~4095ull, 1);
+    bool other = leaf->flags[i] && view_frame(view, view_pte(view, leaf, i)) != gpa;
+    bool replaces = other && view_forget(v, view, gla & ~4095ull, 1);
     while (last + 1 < view_slot_pages(view) && last - first < RUN_MAX &&
            gpa + ((uint64_t)(last + 2 - i) << 12) - ram->gpa <= ram->size) {
         uint64_t next = current_pte(v, view, leaf, last + 1);
@@ -229,8 +229,10 @@ static bool fill_small(struct mon_vcpu *v, struct view *view, struct leaf *leaf,
     }
     uint64_t start = (gla & ~4095ull) - ((uint64_t)(i - first) << 12);
     if (!map_run(v, view, start, gpa - ((uint64_t)(i - first) << 12),
-                 (uint64_t)(last - first + 1) << 12, writable))
+                 (uint64_t)(last - first + 1) << 12, writable)) {
+        view->broken |= replaces && rt_os_unmap(view->window + (gla & ~4095ull), 4096) < 0;
         return false;
+    }
     for (unsigned j = first; j <= last; j++)
         note_mapped(v, view, leaf, j, current_pte(v, view, leaf, j), writable);
     return true;
@@ -319,15 +321,38 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
     return done ? MON_FILL_DONE : MON_FILL_STEP;
 }
 
-void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write)
+/* Whether the page at gla is mapped for such an access, and as the guest's tables are now. */
+static bool is_filled(const struct mon_vcpu *v, const struct view *view, uint64_t gla, bool write)
+{
+    const struct leaf *leaf = view->leaf[(uint32_t)gla >> view->shift];
+    unsigned i = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
+
+    return leaf && leaf->flags[i] & (write ? PF_WRITE : PF_MAPPED) &&
+           view_pte(view, leaf, i) == current_pte(v, view, leaf, i);
+}
+
+/* Whether an access to gla would be allowed and set no accessed or dirty bit. */
+static bool is_ready(struct mon_vcpu *v, uint64_t gla, bool write)
 {
     struct mon_walk walk;
 
-    if (!(v->cr0 & MON_CR0_PG) || !mon_walk_peek(v, gla, &walk) || !walk.user ||
-        !(walk.entry[walk.levels - 1] & MON_PTE_A) || (write && !(walk.writable && walk.dirty)))
+    return (v->cr0 & MON_CR0_PG) && mon_walk_peek(v, gla, &walk) &&
+           (walk.user || v->cpu->cpl != 3) && (walk.entry[walk.levels - 1] & MON_PTE_A) &&
+           (!write || (walk.writable && walk.dirty));
+}
+
+void mon_view_prefill(struct mon_vcpu *v, uint64_t gla, bool write)
+{
+    if (!is_ready(v, gla, write))
         return;
     if (v->key & TR_K_LONG)
         mon_view_touch(v, gla);
-    if (view_at(v->views->current, view_hi_of(gla)))
+    const struct view *view = view_at(v->views->current, view_hi_of(gla));
+    if (view && !is_filled(v, view, gla, write))
         mon_view_fill(v, gla, write);
+}
+
+bool view_refill(struct mon_vcpu *v, uint64_t gla)
+{
+    return is_ready(v, gla, true) && mon_view_fill(v, gla, true) == MON_FILL_DONE;
 }

@@ -104,7 +104,7 @@ static void clear_code_page(struct mon_vcpu *v, struct view *view, uint64_t gla,
         cc_table_clear_page(&v->vm->cc, view->space->table, gla - 4096);
 }
 
-void view_unmap(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
+bool view_forget(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
 {
     struct leaf *leaf = view->leaf[gla >> view->shift];
     unsigned first = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
@@ -122,7 +122,12 @@ void view_unmap(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pa
         mapped |= flags & PF_MAPPED;
         leaf->flags[i] = 0;
     }
-    if (!mapped)
+    return mapped;
+}
+
+void view_unmap(struct mon_vcpu *v, struct view *view, uint64_t gla, unsigned pages)
+{
+    if (!view_forget(v, view, gla, pages))
         return;
     view->broken |= rt_os_unmap(view->window + gla, (size_t)pages << 12) < 0;
     mon_count(v, MON_STAT_window_dropped);

@@ -154,6 +154,21 @@ static void revalidate_space(struct mon_vcpu *v, struct space *space, bool globa
 
 /* ---- INVLPG ---- */
 
+/* The entry of a page has changed. One that will do for any access is mapped at once, over the old
+ * mapping: that saves an unmapping and a fault. (One that does not allow writing any more, as after
+ * mprotect(), is likely to fault next.) */
+static void replace(struct mon_vcpu *v, struct view *view, uint64_t gla)
+{
+    unsigned slot = (unsigned)((gla & 0xffffffffu) >> view->shift);
+    unsigned page = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
+    bool code = view->leaf[slot]->flags[page] & (PF_EXEC | PF_CROSS);
+
+    if (!code && view->space == v->views->current && view_refill(v, gla))
+        return;
+    if (view->leaf[slot])
+        view_unmap(v, view, (uint32_t)gla & ~4095u, 1);
+}
+
 static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
 {
     unsigned slot = (unsigned)((gla & 0xffffffffu) >> view->shift);
@@ -169,9 +184,17 @@ static void invlpg_in(struct mon_vcpu *v, struct view *view, uint64_t gla)
     } else if (leaf && leaf->table_gpa != NO_ROOT && leaf->flags[page] &&
                view_read_entry(v, view, leaf->table_gpa + page * (view->shift == 21 ? 8u : 4u)) !=
                    view_pte(view, leaf, page)) {
-        view_unmap(v, view, lpn << 12, 1);
+        replace(v, view, gla);
     }
     view_mend(v, view);
+}
+
+static void end_run(struct mon_vcpu *v, struct view *view, uint64_t start, unsigned run)
+{
+    if (run == 1)
+        replace(v, view, start);
+    else if (run)
+        view_unmap(v, view, (uint32_t)start, run);
 }
 
 /* Runs of pages that the guest has invalidated one by one are unmapped together. */
@@ -193,13 +216,12 @@ static void invlpg_pending(struct mon_vcpu *v)
         unsigned page = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
         bool follows = run && view == run_view && gla == start + ((uint64_t)run << 12) && page;
         if (run && !follows) {
-            view_unmap(v, run_view, (uint32_t)start, run);
+            end_run(v, run_view, start, run);
             run = 0;
         }
         if (!leaf || leaf->table_gpa == NO_ROOT || view->pde_gpa[slot] == NO_ROOT ||
             view_read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
-            if (run)
-                view_unmap(v, run_view, (uint32_t)start, run);
+            end_run(v, run_view, start, run);
             run = 0;
             invlpg_in(v, view, gla);
         } else if (leaf->flags[page] &&
@@ -210,12 +232,11 @@ static void invlpg_pending(struct mon_vcpu *v)
             run_view = view;
             run++;
         } else if (run) {
-            view_unmap(v, run_view, (uint32_t)start, run);
+            end_run(v, run_view, start, run);
             run = 0;
         }
     }
-    if (run)
-        view_unmap(v, run_view, (uint32_t)start, run);
+    end_run(v, run_view, start, run);
     set->npending = 0;
 }
 
