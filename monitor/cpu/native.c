@@ -6,9 +6,9 @@
  *      64 slots of 64 bytes          ----- read and write -----
  *
  * A slot holds one instruction with its memory operand replaced by the buffer (16- and 32-bit code:
- * by the translator, which knows how to say it in 64-bit code; 64-bit code: here), between the
- * moves that runtime/native.S describes. Slots are found by a hash of the instruction's bytes, so a
- * device driver's few MMIO instructions are emitted once.
+ * by the translator, which knows how to say it in 64-bit code; 64-bit code: by redirect64.c),
+ * between the moves that runtime/native.S describes. Slots are found by a hash of the instruction's
+ * bytes, so a device driver's few MMIO instructions are emitted once.
  *
  * The operand starts in the buffer at the same offset in a cache line as in the guest's memory:
  * alignment faults are then the CPU's business.
@@ -17,6 +17,7 @@
  * is refused (#UD, counted), as is one that faults in a way that no operand explains.
  *
  * Thread: the vCPU's own. */
+#include "monitor/cpu/redirect64.h"
 #include "monitor/cpu/step.h"
 
 #include "runtime/native.h"
@@ -82,112 +83,6 @@ static uint8_t *put_rip_relative(uint8_t *p, uint32_t opcode, unsigned opcode_le
     return p + opcode_len + 4;
 }
 
-/* ---- 64-bit code ----
- *
- * The guest's bytes are host code already. Only the way to the operand changes: no segment, no
- * address size, and rip in the place of registers. */
-
-/* Where the opcode starts (VEX and EVEX prefixes belong to it). */
-static unsigned opcode_at(const struct tr_insn *insn)
-{
-    for (unsigned n = 0; n < insn->len; n++) {
-        switch (insn->bytes[n]) {
-        case 0x26:
-        case 0x2e:
-        case 0x36:
-        case 0x3e:
-        case 0x64:
-        case 0x65:
-        case 0x66:
-        case 0x67:
-        case 0xf0:
-        case 0xf2:
-        case 0xf3:
-        case 0x40 ... 0x4f: /* also those without effect */
-            continue;
-        default:
-            return n;
-        }
-    }
-    return insn->len;
-}
-
-static bool is_moffs(const struct tr_insn *insn)
-{
-    return !insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
-           (insn->opcode & 0xfc) == 0xa0;
-}
-
-/* rex: the bits that still mean something. */
-static uint8_t *put_prefixes64(const struct tr_insn *insn, uint8_t *p, unsigned rex)
-{
-    if (insn->lock)
-        *p++ = 0xf0;
-    if (insn->encoding != TR_ENC_LEGACY)
-        return p;
-    if (insn->prefix66)
-        *p++ = 0x66;
-    if (insn->prefix_rep)
-        *p++ = insn->prefix_rep;
-    if (insn->rex)
-        *p++ = (uint8_t)(insn->rex & rex);
-    return p;
-}
-
-enum { REX_ALL = 0xff, REX_WITHOUT_XB = 0xfc, REX_WITHOUT_RXB = 0xf8 };
-
-/* MOV moffs becomes MOV with ModRM, whose reg field REX.R would extend; the displacement's place is
- * left free. */
-static uint8_t *put_moffs64(const struct tr_insn *insn, uint8_t *p)
-{
-    static const uint8_t opcode[] = {0x8a, 0x8b, 0x88, 0x89};
-    p = put_prefixes64(insn, p, REX_WITHOUT_RXB);
-    *p++ = opcode[insn->opcode & 3];
-    *p++ = 5;
-    return p;
-}
-
-/* Everything up to the displacement. */
-static uint8_t *put_to_memory64(const struct tr_insn *insn, uint8_t *p)
-{
-    unsigned at = opcode_at(insn), len = insn->modrm_at - at;
-    p = put_prefixes64(insn, p, REX_WITHOUT_XB); /* they name the operand's registers */
-    memcpy(p, insn->bytes + at, len);
-    if (insn->encoding == TR_ENC_EVEX || (insn->encoding == TR_ENC_VEX && p[0] == 0xc4))
-        p[1] |= 0x60; /* X and B, inverted */
-    p[len] = (insn->bytes[insn->modrm_at] & 0x38) | 5;
-    return p + len + 1;
-}
-
-static unsigned operand_end(const struct tr_insn *insn)
-{
-    if (!insn->has_modrm)
-        return insn->len;
-    return insn->modrm_at + 1u + ((insn->bytes[insn->modrm_at] & 7) == 4) + insn->disp_size;
-}
-
-/* As tr_emit_redirected(). */
-static size_t emit_redirected64(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,
-                                const void *buffer)
-{
-    bool memory = (insn->has_mem && !insn->agen_only) || is_moffs(insn);
-    unsigned at = memory ? operand_end(insn) : opcode_at(insn), rest = insn->len - at;
-    uint8_t *p;
-
-    if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat || insn->op == TR_OP_maskmov)
-        return 0;
-    if (!memory) {
-        p = put_prefixes64(insn, code, REX_ALL);
-    } else {
-        p = is_moffs(insn) ? put_moffs64(insn, code) : put_to_memory64(insn, code);
-        int32_t disp = (int32_t)((const uint8_t *)buffer - (code_rx + (p + 4 + rest - code)));
-        memcpy(p, &disp, 4);
-        p += 4;
-    }
-    memcpy(p, insn->bytes + at, rest);
-    return (size_t)(p + rest - code);
-}
-
 /* ---- emitting ---- */
 
 /* mov mem, %rsp; mov %rsp, mem; jmp *mem: opcode bytes in memory order. */
@@ -204,7 +99,7 @@ static bool slot_emit(struct mon_native *native, struct native_slot *slot, unsig
     p = put_rip_relative(p, LOAD_RSP, 3, rx, &native->frame->guest_sp);
     size_t len =
         slot->insn.mode == TR_MODE_64
-            ? emit_redirected64(&slot->insn, p, rx + (p - start), native->buffer + offset)
+            ? mon_emit_redirected64(&slot->insn, p, rx + (p - start), native->buffer + offset)
             : tr_emit_redirected(&slot->insn, p, rx + (p - start), native->buffer + offset);
     if (!len)
         return false;

@@ -1,6 +1,8 @@
 /* fuzz.c - one input: decoded, translated and scanned; see fuzz.h. */
 #include "tests/fuzz/fuzz.h"
 
+#include "monitor/cpu/redirect64.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -94,10 +96,9 @@ static void decode_all(const uint8_t *bytes, size_t size, enum tr_mode mode)
             char text[128];
             tr_decode_operands(&insn);
             tr_format(&insn, 0x1000, text, sizeof(text));
-            /* 64-bit code has another way (monitor/cpu/native.c). */
-            size_t len = mode == TR_MODE_64 || insn.op == TR_OP_nop
-                             ? 0
-                             : tr_emit_redirected(&insn, code, code, buffer);
+            size_t len = insn.op == TR_OP_nop ? 0
+                         : mode == TR_MODE_64 ? mon_emit_redirected64(&insn, code, code, buffer)
+                                              : tr_emit_redirected(&insn, code, code, buffer);
             fuzz_counts.redirected += len != 0;
             if (len)
                 check_redirected(&insn, code, len, buffer);

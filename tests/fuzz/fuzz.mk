@@ -17,7 +17,7 @@ $(FUZZ)/fuzz: $(FUZZ_OBJS) $(LIBNOVT_INTERNAL)
 # The engine below the monitor once more, with coverage and sanitizers.
 FUZZ_CLANG := clang -O1 -g -std=gnu11 -fPIC -fno-omit-frame-pointer $(CPPFLAGS_ALL)
 FUZZ_SAN := -fsanitize=fuzzer-no-link,address,undefined -fno-sanitize-recover=all
-FUZZ_ENGINE := $(wildcard $(foreach d,runtime codecache translator,$(d)/*.c $(d)/*.S))
+FUZZ_ENGINE := $(wildcard $(foreach d,runtime codecache translator,$(d)/*.c $(d)/*.S)) monitor/cpu/redirect64.c
 FUZZ_SAN_OBJS := $(patsubst %,$(B)/fuzz/obj/%.o,$(FUZZ_ENGINE) $(FUZZ_SRCS) tests/fuzz/target.c)
 
 $(B)/fuzz/obj/%.c.o: %.c
