@@ -573,6 +573,90 @@ static void breakpoints(void)
     write_dr6(0xffff0ff0);
 }
 
+/* The event's place, its DR6.BS and B0 to B3, and RF in its image. */
+static void debug_event(uint32_t n, uint32_t offset, uint32_t dr6, uint32_t rf, int line)
+{
+    check(events[n].rip - entered, offset, "address of #DB", __FILE__, line);
+    check(events[n].dr6 & 0xe00f, dr6, "DR6", __FILE__, line);
+    check(events[n].rflags & RF, rf, "RF", __FILE__, line);
+}
+#define EVENT(n, offset, dr6, rf) debug_event(n, offset, dr6, rf, __LINE__)
+
+static void run_debugged(const struct snip *snip, uint32_t dr7)
+{
+    event_count = 0;
+    trap_hook = on_debug;
+    write_dr6(0xffff0ff0);
+    write_dr7(0x400 | dr7);
+    go(snip);
+    write_dr7(0x400);
+    trap_hook = NULL;
+    EQ(out.vector, DONE);
+}
+
+/* Breakpoints and steps in one: REP, shadows, INT1 (SDM 3B 17.3.1.1, 17.3.1.2). */
+static void breakpoints_and_steps(void)
+{
+    const uint32_t write_8 = 8u | 0x9u << 20 | 4u; /* DR1: 8 bytes, G1 and L1 */
+    const struct snip *copy = CODE("nop; rep movsq; nop");
+
+    if (qemu) /* has RF and held traps only in part */
+        return;
+    /* At a REP: once, and RF of its iterations' steps keeps it from coming again. */
+    write_dr0(resume_from = copy->start + pass_base + 1);
+    IN(.cs = pass_cs, .rsi = HERE(memory), .rdi = HERE(memory) + 64, .rcx = 3);
+    run_debugged(copy, 2);
+    EQ(event_count, 1);
+    EVENT(0, 1, 1, 0);
+    in.rflags |= TF;
+    run_debugged(copy, 2);
+    EQ(event_count, 6);
+    EVENT(0, 1, 0x4000, 0);
+    EVENT(1, 1, 1, 0);
+    EVENT(2, 1, 0x4000, RF);
+    EVENT(3, 1, 0x4000, RF);
+    EVENT(4, 4, 0x4000, 0);
+    EVENT(5, 5, 0x4000, 0);
+    resume_from = 0;
+    /* Data: behind the iteration that writes there, with RF unless it is the last. */
+    write_dr1(HERE(memory) + 64 + 8);
+    IN(.cs = pass_cs, .rsi = HERE(memory), .rdi = HERE(memory) + 64, .rcx = 3);
+    run_debugged(copy, write_8);
+    EQ(event_count, 1);
+    EVENT(0, 1, 2, RF);
+    EQ(events[0].rcx, 1);
+    write_dr1(HERE(memory) + 64 + 16);
+    run_debugged(copy, write_8);
+    EQ(event_count, 1);
+    EVENT(0, 4, 2, 0);
+    /* A step and data in one #DB. */
+    write_dr1(HERE(memory));
+    IN(.cs = pass_cs, .r12 = HERE(memory), .rflags = TF);
+    run_debugged(CODE("nop; mov [r12], rax; nop"), write_8);
+    EQ(event_count, 3);
+    EVENT(1, 5, 0x4002, 0);
+    /* What MOV SS meets waits for the next instruction, with whose own trap it comes. */
+    memory[0] = pass_cs == UCODE ? UDATA : KDATA;
+    write_dr1(HERE(memory));
+    IN(.cs = pass_cs, .r12 = HERE(memory));
+    run_debugged(CODE("mov ss, word ptr [r12]; nop; nop"), write_8 | 3u << 20);
+    EQ(event_count, 1);
+    EVENT(0, 5, 2, 0);
+    in.rflags |= TF;
+    run_debugged(CODE("mov ss, word ptr [r12]; nop; nop"), write_8 | 3u << 20);
+    EQ(event_count, 2);
+    EVENT(0, 5, 0x4002, 0);
+    EVENT(1, 6, 0x4000, 0);
+    /* INT1 is a trap that says nothing in DR6; behind it stepping goes on. */
+    IN(.cs = pass_cs, .rflags = TF);
+    run_debugged(CODE("nop; .byte 0xf1; nop"), 0);
+    EQ(event_count, 3);
+    EVENT(0, 1, 0x4000, 0);
+    EVENT(1, 2, 0, 0);
+    EVENT(2, 3, 0x4000, 0);
+    EQ(events[1].rflags & TF, TF);
+}
+
 void guest_main(void)
 {
     pit_stop();
@@ -586,4 +670,5 @@ void guest_main(void)
     GROUP(single_step);
     GROUP(single_step_events);
     GROUP(breakpoints);
+    GROUP(breakpoints_and_steps);
 }
