@@ -48,10 +48,10 @@ struct cc_block {
     uint64_t key : 16;   /* translation mode bits */
     uint64_t gpa2 : 48;  /* page of the second half of a crossing instruction, or CC_NO_GPA */
     uint64_t total : 16; /* bytes of host code with the records behind it */
-    uint32_t host;       /* offset of the indirect entry in the region */
+    uint32_t host;       /* offset in the region: its indirect entry, if it has one */
     uint16_t host_len;
     uint16_t len;   /* guest bytes */
-    uint8_t direct; /* offset of the direct entry from host */
+    uint8_t direct; /* offset of the direct entry from host; 0: there is no indirect one */
     uint8_t insns, nsites;
     bool valid : 1;
     bool movable : 1,
@@ -171,6 +171,7 @@ struct cc {
     /* By cc_mark(); reserved, mostly never touched. */
     uint8_t *collided; /* pcs of blocks that share a table slot */
     uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
+    uint8_t *entered;  /* physical addresses of code that jump tables lead to */
     bool has_devices;
     struct cc_device devices[CC_DEVICES];
     uint64_t flushes, invalidated, linked, unlinked;
@@ -259,9 +260,10 @@ void cc_flush_copies(struct cc *cc);
 
 /* move.c */
 
-/* A copy of a block of user mode for the same bytes at another linear address, pc. NULL: nothing to
+/* A copy of a block of user mode for the same bytes at another linear address, pc, with an indirect
+ * entry if need be. NULL: nothing to
  * copy; with copies.full: no room before cc_flush_copies(). */
-struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key);
+struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key, bool entry);
 /* b may be copied from now on; nothing like it any more. */
 void cc_move_note(struct cc *cc, const struct cc_block *b);
 void cc_move_forget(struct cc *cc, const struct cc_block *b);
@@ -321,6 +323,12 @@ static inline uint32_t cc_mark(uint64_t pc)
 static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {
     return cc->collided[cc_mark(pc)];
+}
+/* Block b, which has no indirect entry, is to have one: drops it, and remembers that. */
+void cc_enter(struct cc *cc, struct cc_block *b);
+static inline bool cc_entered(const struct cc *cc, uint64_t gpa)
+{
+    return cc->entered[cc_mark(gpa)];
 }
 /* The instruction at gpa, in block b, accesses memory of another class than its code was made for:
  * drops the block and remembers the class. */

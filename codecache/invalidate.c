@@ -11,6 +11,8 @@ static void close_entry(struct cc *cc, struct cc_block *b)
     uint8_t *entry = cc->rw + b->host;
     int32_t rel = (int32_t)(cc->miss_stub - (cc->rx + b->host + 5));
 
+    if (!b->direct)
+        return;
     RT_ASSERT(b->direct >= 5);
     entry[0] = 0xe9;
     __builtin_memcpy(entry + 1, &rel, 4);
@@ -83,6 +85,14 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn)
 void cc_collide(struct cc *cc, struct cc_block *b)
 {
     cc->collided[cc_mark(b->pc)] = 1;
+    if (b->valid)
+        block_drop(cc, (uint32_t)(b - cc->blocks));
+}
+
+void cc_enter(struct cc *cc, struct cc_block *b)
+{
+    cc->entered[cc_mark(b->gpa)] = 1;
+    cc_move_forget(cc, b);
     if (b->valid)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }

@@ -132,7 +132,7 @@ static void copy_sites(const struct cc *cc, const struct cc_block *from, const s
     }
 }
 
-struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
+struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key, bool entry)
 {
     const uint32_t *last = last_at(cc, gpa, key);
     uint32_t of = is_at(cc, last[0], gpa, key) ? last[0] : last[1];
@@ -141,7 +141,7 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key)
 
     copies->full = false;
     if (!is_at(cc, of, gpa, key) || !from->valid || pc < CC_MOVE_FROM || pc >= CC_MOVE_TO ||
-        (cc_collided(cc, pc) && !from->collided))
+        (entry && !from->direct) || (cc_collided(cc, pc) && !from->collided))
         return NULL;
     size_t room = cc->exits_at - cc->main_size - copies->used;
     copies->full = from->total > room || copies->nblocks == copies->max_blocks ||

@@ -74,11 +74,13 @@ static int reserve_arenas(struct cc *cc)
     cc->last = rt_os_reserve(CC_LAST * sizeof(*cc->last));
     cc->collided = rt_os_reserve(CC_MARKS);
     cc->seen = rt_os_reserve(CC_MARKS);
+    cc->entered = rt_os_reserve(CC_MARKS);
     cc->places = rt_os_reserve(CC_MAX_PLACES * sizeof(*cc->places));
     cc->place_hash = rt_os_reserve(CC_PLACE_HASH * sizeof(*cc->place_hash));
     cc->nblocks = cc->nsites = cc->nplaces = 1;
     return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
-                   cc->last && cc->collided && cc->seen && cc->places && cc->place_hash
+                   cc->last && cc->collided && cc->seen && cc->entered && cc->places &&
+                   cc->place_hash
                ? 0
                : -ENOMEM;
 }
@@ -109,6 +111,7 @@ void cc_destroy(struct cc *cc)
     rt_os_release(cc->last, CC_LAST * sizeof(*cc->last));
     rt_os_release(cc->collided, CC_MARKS);
     rt_os_release(cc->seen, CC_MARKS);
+    rt_os_release(cc->entered, CC_MARKS);
     rt_os_release(cc->places, CC_MAX_PLACES * sizeof(*cc->places));
     rt_os_release(cc->place_hash, CC_PLACE_HASH * sizeof(*cc->place_hash));
     cc_table_free(cc->miss_table);

@@ -3,9 +3,7 @@
  * Guest registers are loaded as 32 bits: translated code relies on their upper halves being zero
  * (copy.c), whatever the monitor left there.
  *
- * rt_enter loads the guest's registers and jumps through the view's jump table; that is also the
- * dispatcher's hot path: a block that the table knows runs without any lookup in C. Cost: 31
- * instructions in, 25 out.
+ * rt_enter loads the guest's registers and jumps to start. Cost: 31 instructions in, 25 out.
  *
  * While translated code runs, rsp is the guest's and r12 the host's stack pointer:
  *
@@ -52,11 +50,11 @@ rt_enter_loaded:
         movl    CPU_GPR+3*8(%rdi), %ebx
         movl    CPU_GPR+5*8(%rdi), %ebp
         movl    CPU_GPR+6*8(%rdi), %esi
-        pext    CPU_TABLE_MASK(%rdi), %r8d, %r9d
+        mov     CPU_START(%rdi), %r9
         popfq
         movl    CPU_GPR+4*8(%rdi), %esp
         movl    CPU_GPR+7*8(%rdi), %edi
-        jmp     *(%r14,%r9,8)
+        jmp     *%r9
         .cfi_endproc
         .size   rt_enter, .-rt_enter
 
@@ -97,11 +95,11 @@ rt_enter64:
         mov     CPU_GPR+13*8(%rdi), %r13
         mov     CPU_GPR+14*8(%rdi), %r14
         mov     CPU_GPR+15*8(%rdi), %r15
-        pext    CPU_TABLE_MASK(%rdi), %r9d, %r10d
+        mov     CPU_START(%rdi), %r10
         popfq
         mov     CPU_HOST_RSP(%rdi), %rsp
         mov     CPU_GPR+7*8(%rdi), %rdi
-        jmp     *(%r11,%r10,8)
+        jmp     *%r10
         .globl  rt_enter_end
         .hidden rt_enter_end
 rt_enter_end:

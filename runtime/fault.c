@@ -133,6 +133,12 @@ static void on_fault(int number, siginfo_t *info, void *ucontext)
     errno = saved_errno;
 }
 
+static void set_two(ucontext_t *uc, int first, const void *one, int second, const void *other)
+{
+    uc->uc_mcontext.gregs[first] = (greg_t)one;
+    uc->uc_mcontext.gregs[second] = (greg_t)other;
+}
+
 static void on_kick(int number, siginfo_t *info, void *ucontext)
 {
     struct rt_cpu *cpu = &rt_cpu;
@@ -147,9 +153,9 @@ static void on_kick(int number, siginfo_t *info, void *ucontext)
     } else if (cpu->owner && cpu->in_cache) { /* between C and translated code */
         hooks.kick(cpu, NULL);
         if (inside(pc, (const uint8_t *)rt_enter_loaded, (const uint8_t *)rt_enter64))
-            uc->uc_mcontext.gregs[REG_R14] = (greg_t)cpu->jump_table;
+            set_two(uc, REG_R14, cpu->jump_table, REG_R9, cpu->start);
         if (inside(pc, (const uint8_t *)rt_enter64, (const uint8_t *)rt_enter_end))
-            uc->uc_mcontext.gregs[REG_R11] = (greg_t)cpu->jump_table;
+            set_two(uc, REG_R11, cpu->jump_table, REG_R10, cpu->start);
     }
     errno = saved_errno;
 }

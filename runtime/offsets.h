@@ -13,6 +13,6 @@
 #define CPU_IN_CACHE   156
 #define CPU_INSNS      288
 #define CPU_HOST_RSP   344
-#define CPU_TABLE_MASK 400
+#define CPU_START      352
 
 #endif

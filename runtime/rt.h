@@ -101,8 +101,8 @@ void rt_fpu_park(struct rt_cpu *cpu);
 
 /* ---- enter.S ---- */
 
-/* Runs translated code from cpu->rip through the jump table until it exits. cpu must be this
- * thread's &rt_cpu. */
+/* Runs translated code from cpu->start, which must be right for cpu->rip, until it exits. cpu must
+ * be this thread's &rt_cpu. */
 enum rt_exit rt_enter(struct rt_cpu *cpu);
 enum rt_exit rt_enter64(struct rt_cpu *cpu); /* 64-bit code */
 void rt_enter_loaded(void);                  /* from here on rt_enter's r14 is the jump table */
@@ -143,7 +143,7 @@ struct rt_context {
 struct rt_hooks {
     enum rt_fault_action (*fault)(struct rt_cpu *cpu, struct rt_context *context);
     /* A kick arrived while translated code ran, or (context NULL) while in_cache is set but C runs:
-     * then cpu->jump_table must become a table that leads back to C. */
+     * then cpu->jump_table and cpu->start must become what leads back to C. */
     enum rt_fault_action (*kick)(struct rt_cpu *cpu, struct rt_context *context);
 };
 

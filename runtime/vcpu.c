@@ -13,7 +13,7 @@ AGREE(CPU_RFLAGS, rflags);
 AGREE(CPU_HFLAGS, hflags);
 AGREE(CPU_HOST_SP, host_sp);
 AGREE(CPU_JUMP_TABLE, jump_table);
-AGREE(CPU_TABLE_MASK, table_mask);
+AGREE(CPU_START, start);
 AGREE(CPU_WINDOW, window);
 AGREE(CPU_EXIT_ARG, exit_arg);
 AGREE(CPU_IN_CACHE, in_cache);

@@ -99,6 +99,7 @@ struct rt_cpu {
     uint64_t rsp_delta, rsp_undo;
     uint64_t base64[2], host64[2]; /* FS, GS */
     uint64_t host_rsp;             /* the host's rsp on the way in and out of 64-bit code */
+    const void *start;             /* where rt_enter() goes: a block, its entry, or the miss stub */
     const void *miss, *direct;     /* stubs of the current mode: no block; a site not linked yet */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
     uint32_t table_mask;           /* as cc.index_mask */

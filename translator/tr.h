@@ -181,6 +181,7 @@ struct tr_request {
     uint64_t gpa;
     uint32_t key;         /* enum tr_key */
     uint32_t max_insns;   /* per block */
+    bool linked_only;     /* no jump table need lead to the block */
     const uint8_t *bytes; /* at pc, valid to the end of the page */
     /* The next page's bytes, when its translation is known to be needed: gpa2 its address. */
     const uint8_t *bytes2;

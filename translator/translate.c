@@ -339,7 +339,8 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (is_long(t))
         l_begin(t);
     t->movable = may_be_moved(t);
-    emit_entry(t);
+    if (!t->rq->linked_only)
+        emit_entry(t);
     proto->direct = (uint8_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)

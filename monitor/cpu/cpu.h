@@ -194,6 +194,8 @@ struct mon_vcpu {
     void *handler_opaque;
     uint32_t handler_flags;
     uint8_t after_fault;
+    /* The block at rip, just found: where to enter, until anything else happens. */
+    const uint8_t *arrived;
     unsigned check_class; /* AFTER_CHECK: what the check was for */
     uint32_t key;         /* enum tr_key of the current mode */
     uint32_t side_key[2]; /* of rt_cpu.side */

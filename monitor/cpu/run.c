@@ -145,6 +145,7 @@ static void follow(struct mon_vcpu *v)
 static void mode_update(struct mon_vcpu *v)
 {
     v->mode_changed = false;
+    v->arrived = NULL;
     v->cpu->sides_ok = 0;
     v->slow = !translatable(v);
     if (v->slow)
@@ -325,7 +326,7 @@ static uint32_t max_insns(struct mon_vcpu *v, uint64_t gpa)
 }
 
 /* NULL with MON_OK: the code is not in RAM, the slow path has to do. */
-static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk,
+static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk, bool entry,
                                    struct cc_block **block)
 {
     struct mon_vm *vm = v->vm;
@@ -338,6 +339,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
         .gpa = walk->gpa,
         .key = v->key,
         .max_insns = max_insns(v, walk->gpa),
+        .linked_only = !entry && !cc_entered(&vm->cc, walk->gpa),
         .bytes = mon_vm_ram(v, walk->gpa, NULL),
         .gpr = v->cpu->gpr,
     };
@@ -439,7 +441,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     struct cc *cc = &v->vm->cc;
     struct mon_walk walk, walk2;
     struct cc_block *b;
-    bool match = false;
+    bool links = !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS));
+    bool entry = !site || !links, match = false;
 
     if ((v->key & TR_K_LONG) && !tr_is_canonical(v->cpu->rip))
         return after_branch(v);
@@ -452,12 +455,17 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
         cc_invalidate(cc, b->gpa, 1);
         b = NULL;
     }
+    if (b && entry && !b->direct) {
+        cc_enter(cc, b);
+        mon_count(v, MON_STAT_entries_late);
+        b = NULL;
+    }
     if (!b && (v->key & TR_K_LONG) && (v->key & TR_K_CPL3)) {
-        b = cc_move(cc, v->cpu->rip, walk.gpa, v->key);
+        b = cc_move(cc, v->cpu->rip, walk.gpa, v->key, entry);
         if (!b && cc->copies.full) {
             copies_flush(v);
             site = NULL;
-            b = cc_move(cc, v->cpu->rip, walk.gpa, v->key);
+            b = cc_move(cc, v->cpu->rip, walk.gpa, v->key, entry);
         }
         if (b)
             mon_count(v, MON_STAT_blocks_moved);
@@ -465,7 +473,7 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     if (!b) {
         rt_fpu_park(v->cpu);
         uint64_t flushes = cc->flushes;
-        enum mon_rc rc = block_translate(v, &walk, &b);
+        enum mon_rc rc = block_translate(v, &walk, entry, &b);
         if (rc != MON_OK)
             return rc;
         if (!b)
@@ -476,7 +484,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
             return MON_FAULT;
     }
     mon_view_enter_block(v, b, &walk, cc_crosses(b) ? &walk2 : NULL);
-    if (site && !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS)))
+    v->arrived = cc->rx + b->host + b->direct;
+    if (site && links)
         link_site(v, site, b);
     return MON_OK;
 }
@@ -505,6 +514,7 @@ static enum mon_rc finish(struct mon_vcpu *v, enum mon_rc rc)
 static enum mon_rc slow_step(struct mon_vcpu *v)
 {
     mon_count(v, MON_STAT_instructions_slow_path);
+    v->arrived = NULL;
     rt_fpu_park(v->cpu);
     v->replay.cursor = 0;
     v->again = NULL;
@@ -748,6 +758,7 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     struct cc_block *b;
 
     cpu->jump_table = cc->miss_table;
+    cpu->start = cc->miss_stub;
     v->mode_changed = true;
     cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
     for (unsigned n = 0; n < 2; n++) {
@@ -817,11 +828,13 @@ static enum mon_rc attention(struct mon_vcpu *v)
     }
     if (v->nmi_pending && !v->nmi_blocked && !v->shadow) {
         v->nmi_pending = v->halted = false;
+        v->arrived = NULL;
         v->nmi_blocked = true;
         return mon_interrupt_deliver(v, MON_NMI);
     }
     if (v->injected && interruptible(v)) {
         v->injected = v->halted = false;
+        v->arrived = NULL;
         mon_count(v, MON_STAT_interrupts);
         return mon_interrupt_deliver(v, v->injected_vector);
     }
@@ -933,6 +946,10 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     enum rt_exit reason;
 
     cpu->jump_table = v->verify ? mon_verify_begin(v) : v->table;
+    cpu->start = ((void **)cpu->jump_table)[cc_index(&v->vm->cc, cpu->rip)];
+    if (v->arrived && !v->verify)
+        cpu->start = v->arrived;
+    v->arrived = NULL;
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;

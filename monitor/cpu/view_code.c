@@ -147,11 +147,13 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     }
     if (v->host_failure)
         return;
+    cc_place_enter(&v->vm->cc, v->cpu->jump_table, b);
+    if (!b->direct)
+        return;
     const void *was = ((void **)v->cpu->jump_table)[cc_index(&v->vm->cc, b->pc)];
     if (was != v->vm->cc.miss_stub && was != v->vm->cc.rx + b->host)
         mon_count(v, MON_STAT_entries_replaced);
     cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
-    cc_place_enter(&v->vm->cc, v->cpu->jump_table, b);
 }
 
 /* ---- protection ---- */

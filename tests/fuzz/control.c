@@ -434,7 +434,8 @@ bool control_scan(struct control *c, const struct cc_block *b)
     c->code = c->cc->rx + b->host;
     c->blocks++;
     memset(starts, 0, b->host_len);
-    walk_from(c, &w, 0, true);
+    if (b->direct)
+        walk_from(c, &w, 0, true);
     walk_from(c, &w, b->direct, false);
     check_map(c);
     check_sites(c, &w);

@@ -165,7 +165,7 @@ static struct cc_block *translate(struct tr_request *request)
 static void move(const struct cc_block *b, unsigned seed)
 {
     uint64_t pc = 0x300000000 + ((uint64_t)seed << 32) + (b->pc & 4095);
-    struct cc_block *copy = cc_move(&cc, pc, b->gpa, b->key);
+    struct cc_block *copy = cc_move(&cc, pc, b->gpa, b->key, false);
 
     if (!copy)
         return;

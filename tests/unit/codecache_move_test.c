@@ -22,7 +22,7 @@ static struct cc_block *add_movable(uint64_t pc)
 
 static struct cc_block *move(const struct cc_block *b)
 {
-    return cc_move(&cc, b->pc + SLIDE, b->gpa, b->key);
+    return cc_move(&cc, b->pc + SLIDE, b->gpa, b->key, false);
 }
 
 Test(codecache_move, a_copy_is_found_by_its_pc_and_its_host_code)
@@ -43,10 +43,10 @@ Test(codecache_move, nothing_is_copied_outside_the_range_or_for_another_mode)
 {
     const struct cc_block *b = add_movable(PC);
 
-    cr_expect_null(cc_move(&cc, 0x400000, b->gpa, KEY));
-    cr_expect_null(cc_move(&cc, CC_MOVE_TO, b->gpa, KEY));
-    cr_expect_null(cc_move(&cc, PC + SLIDE, b->gpa, KEY + 1));
-    cr_expect_null(cc_move(&cc, PC + SLIDE, b->gpa + 1, KEY));
+    cr_expect_null(cc_move(&cc, 0x400000, b->gpa, KEY, false));
+    cr_expect_null(cc_move(&cc, CC_MOVE_TO, b->gpa, KEY, false));
+    cr_expect_null(cc_move(&cc, PC + SLIDE, b->gpa, KEY + 1, false));
+    cr_expect_null(cc_move(&cc, PC + SLIDE, b->gpa + 1, KEY, false));
     cc_move_forget(&cc, b);
     cr_expect_null(move(b));
     cr_expect(!cc.copies.full);
@@ -77,7 +77,7 @@ Test(codecache_move, a_full_place_says_so_until_it_is_emptied)
     const struct cc_block *b = add_movable(PC);
     unsigned n = 0;
 
-    while (cc_move(&cc, PC + SLIDE + 4096 * n, b->gpa, KEY))
+    while (cc_move(&cc, PC + SLIDE + 4096 * n, b->gpa, KEY, false))
         n++;
     cr_expect(cc.copies.full);
     cr_expect_eq(n, (cc.exits_at - cc.main_size) / BLOCK_HOST);
