@@ -116,21 +116,22 @@ static uint8_t ppr(const struct mon_lapic *apic)
     return (apic->tpr & 0xf0) >= class ? apic->tpr : class;
 }
 
-/* The highest request if it is of a higher class than this, or -1. */
-static int pending_above(const struct mon_lapic *apic, uint8_t class)
+/* The highest request, or -1. Mostly there is none, and the rest need not be looked at. */
+static int highest_request(const struct mon_lapic *apic)
 {
-    int vector = is_hardware_enabled(apic) ? highest_vector(apic->irr) : -1;
-    return vector >= 0 && vector >> 4 > class >> 4 ? vector : -1;
+    return is_hardware_enabled(apic) ? highest_vector(apic->irr) : -1;
 }
 
 int mon_lapic_pending(const struct mon_lapic *apic)
 {
-    return pending_above(apic, ppr(apic));
+    int vector = highest_request(apic);
+    return vector >= 0 && vector >> 4 > ppr(apic) >> 4 ? vector : -1;
 }
 
 int mon_lapic_pending_above_isr(const struct mon_lapic *apic)
 {
-    return pending_above(apic, service_class(apic));
+    int vector = highest_request(apic);
+    return vector >= 0 && vector >> 4 > service_class(apic) >> 4 ? vector : -1;
 }
 
 bool mon_lapic_is_requested(const struct mon_lapic *apic, uint8_t vector)
