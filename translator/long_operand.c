@@ -778,7 +778,8 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
  * rsp_delta stays right only near the slot that it was made for, and a loop that does nothing but
  * add would get anywhere. So an access at the new address must come before the block is left, to
  * meet a guard if there is one: one of the guest's own, or a load in front of the addition. Where
- * that load meets no page of the guest's, the addition goes through the table from then on (run.c).
+ * that load meets no page of the guest's, the addition goes through the table from then on
+ * (trap.c).
  */
 
 /* A guest instruction that always accesses memory at rsp plus something small, or leaves to C. */

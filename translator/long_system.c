@@ -3,7 +3,7 @@
  * A system call changes the side: privilege level, address space, jump table. The monitor prepares
  * both sides of the current address space (rt_cpu.side, view.c) and says that they are there
  * (sides_ok); the stubs here change over and note it in side_moved, and the monitor catches up with
- * the segment registers and its own idea of the mode when translated code is left (run.c). What
+ * the segment registers and its own idea of the mode when translated code is left (mode.c). What
  * is out of the ordinary goes to the slow path: sides not prepared, a return to an address that is
  * not a program's, flags other than the usual ones.
  *
@@ -12,7 +12,7 @@
  *            manual says, GS base, deltas of rsp, FS and GS, and on through the other jump table
  *
  * Cost: about 75 instructions with PUSHF, POPF and WRGSBASE. A kick that comes meanwhile finds the
- * jump table in r11 or in rt_cpu (run.c, on_kick). */
+ * jump table in r11 or in rt_cpu (trap.c, on_kick). */
 #include "translator/long.h"
 
 #define SIDE(n, field)                                                      \

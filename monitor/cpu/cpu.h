@@ -12,6 +12,7 @@
  *   native.c   the slow path's way to run an innocuous instruction on the CPU
  *   view.c     views: windows filled from the guest's page tables (view*.c; view.h lists them)
  *   run.c      the loop around translated code        api.c  include/novt.h
+ *   mode.c     what translations depend on            trap.c faults and kicks in translated code
  *   verify.c   --verify: blocks also through the slow path, compared (verify*.c)
  *   host.c     what the host has to offer             kvmclock.c  KVM's clock
  *   describe.c what a vCPU does, in words, for when it ends
@@ -369,7 +370,7 @@ static inline void mon_seg_flat(struct novt_segment *seg, uint32_t selector, uin
     *seg =
         (struct novt_segment){.limit = 0xffffffffu, .attr = attr, .selector = (uint16_t)selector};
 }
-/* run.c: seg[seg] has just changed, visibly or hidden; sets mode_changed where translations depend
+/* mode.c: seg[seg] has just changed, visibly or hidden; sets mode_changed where translations depend
  * on it. Called after the change. */
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg);
 
@@ -467,7 +468,7 @@ void mon_native_destroy(struct mon_vcpu *v);
  * raised an exception (#DE, #UD, #MF, #XM, #GP(0) for alignment). */
 enum mon_rc mon_native_run(struct mon_vcpu *v, const struct tr_insn *insn);
 uint8_t *mon_native_buffer(struct mon_vcpu *v);
-/* run.c: the guest's pc (an offset in CS) of the instruction whose translation holds host_pc; 0
+/* trap.c: the guest's pc (an offset in CS) of the instruction whose translation holds host_pc; 0
  * when host_pc is not in the code cache. */
 uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc);
 

@@ -358,7 +358,7 @@ static bool write_row(struct mon_vcpu *v, const struct row *row, uint64_t value)
     uint64_t *field = field_of(v, row);
     if (field)
         *field = value;
-    if (row->kind == WIDE || row->kind == WIDE_ADDR) /* system calls: run.c, prepare_sides() */
+    if (row->kind == WIDE || row->kind == WIDE_ADDR) /* system calls: mode.c, prepare_sides() */
         v->mode_changed = true;
     return true;
 }

@@ -1,199 +1,26 @@
 /* run.c - the loop around translated code.
  *
  *   attention (kick, interrupts, mode) -> rt_enter -> exit reason -> miss: find or translate a
- * block ^                                                         -> callout: mon_execute | ->
+ * block ^                                                        -> callout: mon_execute | ->
  * fault: deliver, or slow path
- *        +---------------------------------------------------------+
+ *        +--------------------------------------------------------------+
  *
- * Code that is not flat 32-bit protected mode, single-steps, has breakpoints or checks alignment
- * runs in the slow path, one instruction at a time.
+ * Code that is not flat 32-bit protected mode or 64-bit code, single-steps, has breakpoints or
+ * checks alignment runs in the slow path, one instruction at a time (mode.c).
+ *
+ * An exit goes to the embedder's handler first; if that deals with it, the loop goes on.
  *
  * Vector state is in the registers while translated code and this loop run; whatever calls out of
  * the engine (translation, the embedder, mon_step) parks it first.
  *
- * Kicks: a thread sets v->kicked and signals; the handler makes all ways out of the current block
- * lead here: direct links are cut, the jump table is replaced by the one that always misses. No
- * polling in translated code. */
+ * Kicks: a thread sets v->kicked and signals; the signal handler (trap.c) makes all ways out of the
+ * current block lead here. */
 #include "codecache/jitinfo.h"
-#include "monitor/cpu/describe.h"
 #include "monitor/cpu/verify.h"
-#include "runtime/unwind.h"
 
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
-
-/* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
-#define UNUSABLE ((uint32_t *)8)
-
-/* ---- mode ---- */
-
-static bool seg_is_data4g(const struct novt_segment *seg)
-{
-    return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) && (seg->attr & 0xa) == 2 &&
-           !(seg->attr & 4) && seg->limit == 0xffffffffu;
-}
-
-static bool seg_is_flat(const struct novt_segment *seg)
-{
-    return seg_is_data4g(seg) && seg->base == 0;
-}
-
-static uint32_t seg_key(const struct mon_vcpu *v)
-{
-    uint32_t key = 0;
-
-    if (seg_is_flat(&v->seg[NOVT_DS]))
-        key |= TR_K_DS;
-    if (seg_is_flat(&v->seg[NOVT_ES]))
-        key |= TR_K_ES;
-    if (seg_is_flat(&v->seg[NOVT_SS]) && (v->seg[NOVT_SS].attr & MON_ATTR_DB))
-        key |= TR_K_SS;
-    return key;
-}
-
-static uint32_t feature_key(const struct mon_vcpu *v)
-{
-    uint32_t key = 0;
-
-    if ((v->cr0 & (MON_CR0_MP | MON_CR0_TS)) != (MON_CR0_MP | MON_CR0_TS))
-        key |= TR_K_WAIT;
-    if (v->cr0 & (MON_CR0_EM | MON_CR0_TS))
-        return key;
-    key |= TR_K_X87 | TR_K_MMX;
-    if (v->cr4 & MON_CR4_OSFXSR)
-        key |= TR_K_SSE;
-    if ((v->cr4 & MON_CR4_OSXSAVE) && (v->xcr0 & 6) == 6)
-        key |= TR_K_AVX;
-    if ((key & TR_K_AVX) && (v->xcr0 & 0xe0) == 0xe0)
-        key |= TR_K_AVX512;
-    return key;
-}
-
-static uint32_t mode_key(const struct mon_vcpu *v, unsigned cpl)
-{
-    unsigned iopl = (unsigned)(v->cpu->rflags >> 12) & 3;
-    uint32_t key = seg_key(v) | feature_key(v);
-
-    if (cpl == 3)
-        key |= TR_K_CPL3;
-    if (cpl <= iopl)
-        key |= TR_K_IOPL;
-    if (mon_code64(v))
-        key |= TR_K_LONG | TR_K_DS | TR_K_ES | TR_K_SS;
-    if (cpl == 0 || !(v->cr4 & MON_CR4_TSD))
-        key |= TR_K_TSC;
-    if (v->vm->config.flags & NOVT_F_STATS)
-        key |= TR_K_COUNT;
-    return key;
-}
-
-/* Whether the translator takes this mode: 64-bit code or flat 32-bit protected mode (on its own or
- * under a 64-bit kernel), and nothing to watch. */
-static bool translatable(const struct mon_vcpu *v)
-{
-    const struct novt_segment *cs = &v->seg[NOVT_CS];
-    bool flat32 = mon_protected(v) && !mon_v86(v) && (cs->attr & MON_ATTR_DB) && cs->base == 0 &&
-                  cs->limit == 0xffffffffu;
-
-    return (mon_code64(v) || flat32) && !(v->cpu->rflags & RT_TF) && !(v->dr[7] & 0xff) &&
-           !(v->vm->config.flags & NOVT_F_INTERPRET) &&
-           !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
-}
-
-/* For SYSCALL and SYSRET in the cache (long_system.c). RFLAGS of the other side are such that they
- * do not change its key: IOPL 0 at CPL 3, no alignment checks. */
-static void prepare_sides(struct mon_vcpu *v)
-{
-    struct rt_cpu *cpu = v->cpu;
-
-    cpu->lstar = v->msr.lstar;
-    cpu->flags_kept = ~v->msr.fmask;
-    if (!rt_gs_is_direct() || v->verify || !(v->efer & MON_EFER_SCE) || (v->cr4 & MON_CR4_SMAP) ||
-        (cpu->rflags & RT_IOPL))
-        return;
-    v->side_key[0] = mode_key(v, 0);
-    v->side_key[1] = mode_key(v, 3);
-    mon_view_sides(v, v->side_key);
-}
-
-/* Catches up with what translated code did by itself. Also in signal context. */
-static void follow(struct mon_vcpu *v)
-{
-    struct rt_cpu *cpu = v->cpu;
-
-    if (cpu->side_moved) {
-        unsigned side = cpu->cpl == 3;
-        cpu->side_moved = 0;
-        v->key = v->side_key[side];
-        v->table = cpu->side[side].jump_table;
-        mon_view_took_side(v, side);
-        mon_syscall_segments(v, cpu->cpl);
-        for (unsigned seg = NOVT_CS; seg <= NOVT_SS; seg++) {
-            cpu->segbase[seg] = 0;
-            cpu->segptr[seg] = &cpu->segbase[seg];
-        }
-    }
-    if (cpu->gs_moved) {
-        cpu->gs_moved = 0;
-        v->seg[NOVT_GS].base = cpu->base64[1];
-        cpu->segbase[NOVT_GS] = (uint32_t)cpu->base64[1];
-        v->msr.kernel_gs_base = cpu->kernel_gs;
-    }
-}
-
-static void mode_update(struct mon_vcpu *v)
-{
-    v->mode_changed = false;
-    v->arrived = NULL;
-    v->cpu->sides_ok = 0;
-    v->slow = !translatable(v);
-    if (v->slow)
-        return;
-    v->key = mode_key(v, v->cpu->cpl);
-    mon_view_select(v, v->key);
-    v->table = v->cpu->jump_table;
-    if (v->key & TR_K_LONG)
-        prepare_sides(v);
-    if (v->refill && v->cpu->cpl == v->refill_cpl &&
-        (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
-        v->refill = false;
-        mon_view_prefill(v, v->refill_gla, v->refill_write);
-    }
-}
-
-/* The kernel will most likely make the page present and go back to the access: then it is filled in
- * on the way, which saves a second host fault. */
-static void note_page_fault(struct mon_vcpu *v)
-{
-    if (v->exc.vector != MON_PF || (v->cpu->cpl && v->cpu->cpl != 3))
-        return;
-    v->refill = true;
-    v->refill_cpl = v->cpu->cpl;
-    v->refill_rip = v->cpu->rip;
-    v->refill_write = v->exc.error & 2;
-    v->refill_gla = v->exc.cr2;
-}
-
-void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
-{
-    const struct novt_segment *s = &v->seg[seg];
-    struct rt_cpu *cpu = v->cpu;
-
-    cpu->segbase[seg] = (uint32_t)s->base;
-    cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
-    if (seg == NOVT_FS || seg == NOVT_GS)
-        return;
-    if (seg == NOVT_CS || seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS)))
-        v->mode_changed = true;
-}
-
-/* rt_cpu has moved to another address (the thread's, or back). */
-static void rebind_segments(struct mon_vcpu *v)
-{
-    for (unsigned seg = 0; seg < 6; seg++)
-        mon_seg_changed(v, seg);
-}
 
 /* ---- logs ---- */
 
@@ -565,6 +392,7 @@ static void take_answer(struct mon_vcpu *v)
 /* Completes what the embedder has been asked for. */
 static enum mon_rc go_on(struct mon_vcpu *v)
 {
+    v->arrived = NULL;
     if (!v->resume)
         return MON_OK;
     v->resume = false;
@@ -646,159 +474,6 @@ static enum mon_rc after_arrival(struct mon_vcpu *v)
     RT_ASSERT(site);
     v->cpu->rip = cc_site_pc(cc, site);
     return v->kicked ? MON_OK : block_resolve(v, site);
-}
-
-/* ---- faults and kicks (signal context) ---- */
-
-/* The entry check of a block found another pc (translate.c, emit_entry_load). */
-static bool entry_collision(struct mon_vcpu *v, struct rt_context *context)
-{
-    struct cc *cc = &v->vm->cc;
-    const uint8_t *hpc = (const uint8_t *)context->rip;
-    struct cc_block *b = cc_find(cc, hpc);
-
-    if (!b || hpc >= cc->rx + b->host + b->direct)
-        return false;
-    cc_collide(cc, b);
-    mon_count(v, MON_STAT_fault_collision);
-    context->rip = (uint64_t)cc->miss_stub;
-    return true;
-}
-
-/* An addition to rsp would lead to where the guest has no page, which is no fault of the guest's:
- * the slow path adds, and the instruction is translated again, to look its slot up. */
-static void after_probe(struct mon_vcpu *v, const struct rt_context *context)
-{
-    struct cc *cc = &v->vm->cc;
-    struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
-    enum cc_recipe recipe;
-
-    v->after_fault = AFTER_STEP;
-    if (b)
-        cc_see(cc, b, b->gpa + cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe) - b->pc,
-               0);
-}
-
-/* An access to a device: an instruction that keeps doing that is translated again. */
-static void after_device(struct mon_vcpu *v, const struct rt_context *context)
-{
-    struct cc *cc = &v->vm->cc;
-    struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
-    enum cc_recipe recipe;
-    uint16_t bytes;
-
-    if (!b)
-        return;
-    uint64_t gpa = b->gpa + cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe) - b->pc;
-    const uint8_t *ram = mon_vm_ram(v, gpa, NULL);
-    if (!ram || recipe != CC_R_IDENTITY || (gpa & 4095) == 4095)
-        return;
-    __builtin_memcpy(&bytes, ram, sizeof(bytes));
-    if (cc_device_note(cc, gpa, bytes)) {
-        cc_drop(cc, b);
-        mon_count(v, MON_STAT_sites_device);
-    }
-}
-
-static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
-{
-    struct mon_vcpu *v = cpu->owner;
-    const struct rt_fault *fault = &cpu->fault;
-    uint64_t gla;
-
-    follow(v);
-    v->after_fault = AFTER_STEP;
-    if (entry_collision(v, context))
-        return RT_FAULT_RETRY;
-    if (fault->vector == MON_PF && mon_view_is_absent_place(v, fault->addr)) {
-        mon_count(v, MON_STAT_fault_place);
-        v->after_fault = AFTER_ARRIVAL;
-    } else if (fault->vector == MON_PF && mon_view_is_check(v, fault->addr) &&
-               tr_is_check(fault->pc, &v->check_class)) {
-        mon_count(v, MON_STAT_fault_check);
-        v->after_fault = AFTER_CHECK;
-    } else if (fault->vector == MON_PF && mon_view_gla(v, fault->addr, &gla)) {
-        switch (mon_view_fill(v, gla, fault->write)) {
-        case MON_FILL_DONE:
-            return RT_FAULT_RETRY;
-        case MON_FILL_EXCEPTION:
-            v->after_fault = AFTER_EXCEPTION;
-            break;
-        case MON_FILL_DEVICE:
-            after_device(v, context);
-            break;
-        case MON_FILL_STEP:
-            break;
-        }
-    } else {
-        mon_count(v, MON_STAT_fault_other);
-    }
-    if (tr_is_probe(fault->pc))
-        after_probe(v, context);
-    RT_ASSERT(cc_recover(&v->vm->cc, cpu, context));
-    return RT_FAULT_LEAVE;
-}
-
-/* At a repeated string instruction the guest's state is whole: no need to wait for its end. */
-static bool at_repeated_string(const uint8_t *hpc)
-{
-    if (*hpc == 0x66)
-        hpc++;
-    if (hpc[0] != 0xf2 && hpc[0] != 0xf3)
-        return false;
-    hpc += hpc[1] == 0x48 ? 2 : 1;
-    return *hpc >= 0xa4 && *hpc <= 0xaf && *hpc != 0xa8 && *hpc != 0xa9;
-}
-
-static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *context)
-{
-    struct mon_vcpu *v = cpu->owner;
-    struct cc *cc = &v->vm->cc;
-    const uint8_t *hpc;
-    struct cc_block *b;
-
-    cpu->jump_table = cc->miss_table;
-    cpu->start = cc->miss_stub;
-    v->mode_changed = true;
-    cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
-    for (unsigned n = 0; n < 2; n++) {
-        if (context && context->gpr[11] == (uint64_t)cpu->side[n].jump_table &&
-            (v->key & TR_K_LONG))
-            context->gpr[11] = (uint64_t)cc->miss_table;
-        cpu->side[n].jump_table = cc->miss_table;
-    }
-    if (!context)
-        return RT_FAULT_RETRY;
-    hpc = (const uint8_t *)context->rip;
-    b = cc_find(cc, hpc);
-    if (b && at_repeated_string(hpc) && cc_recover(cc, cpu, context)) {
-        cpu->rflags |= context->rflags & RT_RF; /* after an iteration (SDM 3-17.3.1.1) */
-        v->after_fault = AFTER_NOTHING;
-        return RT_FAULT_LEAVE;
-    }
-    if (b)
-        cc_unlink_exits(cc, b);
-    /* The jump table is in r14, or in 64-bit code about to be used in r11. */
-    if (!(v->key & TR_K_LONG))
-        context->gpr[14] = (uint64_t)cc->miss_table;
-    else if (context->gpr[11] == (uint64_t)v->table)
-        context->gpr[11] = (uint64_t)cc->miss_table;
-    return RT_FAULT_RETRY;
-}
-
-int mon_run_hooks(void)
-{
-    static const struct rt_hooks hooks = {.fault = on_fault, .kick = on_kick};
-    rt_unwind_describe_with(mon_describe);
-    return rt_fault_install(&hooks, NOVT_KICK_SIGNAL);
-}
-
-uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc)
-{
-    enum cc_recipe recipe;
-    const uint8_t *hpc = (const uint8_t *)host_pc;
-    const struct cc_block *b = cc_find(&v->vm->cc, hpc);
-    return b ? cc_guest_pc(&v->vm->cc, b, hpc, &recipe) : 0;
 }
 
 /* ---- events ---- */
@@ -903,7 +578,7 @@ static enum rt_exit enter(struct mon_vcpu *v)
         reason = rt_enter64(v->cpu);
         if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
             addresses_out(v->cpu);
-        follow(v);
+        mon_mode_follow(v);
     } else {
         reason = rt_enter(v->cpu);
     }
@@ -984,7 +659,7 @@ static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
     while (rc != MON_EXIT && !v->host_failure) {
         if (rc == MON_FAULT) {
             mon_count(v, MON_STAT_exceptions);
-            note_page_fault(v);
+            mon_mode_page_fault(v);
             rc = mon_exception_deliver(v);
             continue;
         }
@@ -992,7 +667,7 @@ static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
         if (rc != MON_OK)
             continue;
         if (v->mode_changed)
-            mode_update(v);
+            mon_mode_update(v);
         if (!v->host_failure)
             rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
     }
@@ -1000,7 +675,7 @@ static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
 
 int mon_run(struct mon_vcpu *v)
 {
-    rebind_segments(v);
+    mon_mode_rebind(v);
     v->mode_changed = true;
     v->host_failure = NULL;
     do

@@ -122,7 +122,19 @@ void mon_vm_take_written(struct mon_vm *vm);
 /* Whether the embedder's handler has dealt with the exit. */
 bool mon_vcpu_handled(struct mon_vcpu *v);
 
-/* ---- run.c ---- */
+/* ---- mode.c ---- */
+
+/* What v->mode_changed asks for: key, address space, jump table, or v->slow. */
+void mon_mode_update(struct mon_vcpu *v);
+/* Catches up with what translated code did by itself. Also in signal context. */
+void mon_mode_follow(struct mon_vcpu *v);
+/* rt_cpu has moved to another address (the thread's, or back). */
+void mon_mode_rebind(struct mon_vcpu *v);
+/* v->exc is about to be delivered: the page of a page fault is filled in when its handler returns.
+ */
+void mon_mode_page_fault(struct mon_vcpu *v);
+
+/* ---- run.c, trap.c ---- */
 
 int mon_run(struct mon_vcpu *v);
 int mon_run_hooks(void);

@@ -1,0 +1,180 @@
+/* mode.c - what translated code depends on besides the guest's bytes: segments, privilege,
+ * features.
+ *
+ * Whoever changes such state sets v->mode_changed; before translated code is entered again
+ * mon_mode_update() decides whether the translator takes the mode at all (v->slow), finds its key,
+ * and makes the address space current. Translated code changes some of it by itself (system calls,
+ * SWAPGS): mon_mode_follow() catches up.
+ *
+ * Context: the vCPU's thread; mon_mode_follow() in signal context too. */
+#include "monitor/cpu/vm.h"
+
+/* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
+#define UNUSABLE ((uint32_t *)8)
+
+/* ---- the key ---- */
+
+static bool seg_is_data4g(const struct novt_segment *seg)
+{
+    return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) && (seg->attr & 0xa) == 2 &&
+           !(seg->attr & 4) && seg->limit == 0xffffffffu;
+}
+
+static bool seg_is_flat(const struct novt_segment *seg)
+{
+    return seg_is_data4g(seg) && seg->base == 0;
+}
+
+static uint32_t seg_key(const struct mon_vcpu *v)
+{
+    uint32_t key = 0;
+
+    if (seg_is_flat(&v->seg[NOVT_DS]))
+        key |= TR_K_DS;
+    if (seg_is_flat(&v->seg[NOVT_ES]))
+        key |= TR_K_ES;
+    if (seg_is_flat(&v->seg[NOVT_SS]) && (v->seg[NOVT_SS].attr & MON_ATTR_DB))
+        key |= TR_K_SS;
+    return key;
+}
+
+static uint32_t feature_key(const struct mon_vcpu *v)
+{
+    uint32_t key = 0;
+
+    if ((v->cr0 & (MON_CR0_MP | MON_CR0_TS)) != (MON_CR0_MP | MON_CR0_TS))
+        key |= TR_K_WAIT;
+    if (v->cr0 & (MON_CR0_EM | MON_CR0_TS))
+        return key;
+    key |= TR_K_X87 | TR_K_MMX;
+    if (v->cr4 & MON_CR4_OSFXSR)
+        key |= TR_K_SSE;
+    if ((v->cr4 & MON_CR4_OSXSAVE) && (v->xcr0 & 6) == 6)
+        key |= TR_K_AVX;
+    if ((key & TR_K_AVX) && (v->xcr0 & 0xe0) == 0xe0)
+        key |= TR_K_AVX512;
+    return key;
+}
+
+static uint32_t mode_key(const struct mon_vcpu *v, unsigned cpl)
+{
+    unsigned iopl = (unsigned)(v->cpu->rflags >> 12) & 3;
+    uint32_t key = seg_key(v) | feature_key(v);
+
+    if (cpl == 3)
+        key |= TR_K_CPL3;
+    if (cpl <= iopl)
+        key |= TR_K_IOPL;
+    if (mon_code64(v))
+        key |= TR_K_LONG | TR_K_DS | TR_K_ES | TR_K_SS;
+    if (cpl == 0 || !(v->cr4 & MON_CR4_TSD))
+        key |= TR_K_TSC;
+    if (v->vm->config.flags & NOVT_F_STATS)
+        key |= TR_K_COUNT;
+    return key;
+}
+
+/* Whether the translator takes this mode: 64-bit code or flat 32-bit protected mode (on its own or
+ * under a 64-bit kernel), and nothing to watch. */
+static bool translatable(const struct mon_vcpu *v)
+{
+    const struct novt_segment *cs = &v->seg[NOVT_CS];
+    bool flat32 = mon_protected(v) && !mon_v86(v) && (cs->attr & MON_ATTR_DB) && cs->base == 0 &&
+                  cs->limit == 0xffffffffu;
+
+    return (mon_code64(v) || flat32) && !(v->cpu->rflags & RT_TF) && !(v->dr[7] & 0xff) &&
+           !(v->vm->config.flags & NOVT_F_INTERPRET) &&
+           !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
+}
+
+/* For SYSCALL and SYSRET in the cache (long_system.c). RFLAGS of the other side are such that they
+ * do not change its key: IOPL 0 at CPL 3, no alignment checks. */
+static void prepare_sides(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->lstar = v->msr.lstar;
+    cpu->flags_kept = ~v->msr.fmask;
+    if (!rt_gs_is_direct() || v->verify || !(v->efer & MON_EFER_SCE) || (v->cr4 & MON_CR4_SMAP) ||
+        (cpu->rflags & RT_IOPL))
+        return;
+    v->side_key[0] = mode_key(v, 0);
+    v->side_key[1] = mode_key(v, 3);
+    mon_view_sides(v, v->side_key);
+}
+
+void mon_mode_follow(struct mon_vcpu *v)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    if (cpu->side_moved) {
+        unsigned side = cpu->cpl == 3;
+        cpu->side_moved = 0;
+        v->key = v->side_key[side];
+        v->table = cpu->side[side].jump_table;
+        mon_view_took_side(v, side);
+        mon_syscall_segments(v, cpu->cpl);
+        for (unsigned seg = NOVT_CS; seg <= NOVT_SS; seg++) {
+            cpu->segbase[seg] = 0;
+            cpu->segptr[seg] = &cpu->segbase[seg];
+        }
+    }
+    if (cpu->gs_moved) {
+        cpu->gs_moved = 0;
+        v->seg[NOVT_GS].base = cpu->base64[1];
+        cpu->segbase[NOVT_GS] = (uint32_t)cpu->base64[1];
+        v->msr.kernel_gs_base = cpu->kernel_gs;
+    }
+}
+
+void mon_mode_update(struct mon_vcpu *v)
+{
+    v->mode_changed = false;
+    v->arrived = NULL;
+    v->cpu->sides_ok = 0;
+    v->slow = !translatable(v);
+    if (v->slow)
+        return;
+    v->key = mode_key(v, v->cpu->cpl);
+    mon_view_select(v, v->key);
+    v->table = v->cpu->jump_table;
+    if (v->key & TR_K_LONG)
+        prepare_sides(v);
+    if (v->refill && v->cpu->cpl == v->refill_cpl &&
+        (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
+        v->refill = false;
+        mon_view_prefill(v, v->refill_gla, v->refill_write);
+    }
+}
+
+/* The handler will most likely make the page present and go back to the access: then it is filled
+ * in on the way, which saves a second host fault. */
+void mon_mode_page_fault(struct mon_vcpu *v)
+{
+    if (v->exc.vector != MON_PF || (v->cpu->cpl && v->cpu->cpl != 3))
+        return;
+    v->refill = true;
+    v->refill_cpl = v->cpu->cpl;
+    v->refill_rip = v->cpu->rip;
+    v->refill_write = v->exc.error & 2;
+    v->refill_gla = v->exc.cr2;
+}
+
+void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
+{
+    const struct novt_segment *s = &v->seg[seg];
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->segbase[seg] = (uint32_t)s->base;
+    cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
+    if (seg == NOVT_FS || seg == NOVT_GS)
+        return;
+    if (seg == NOVT_CS || seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS)))
+        v->mode_changed = true;
+}
+
+void mon_mode_rebind(struct mon_vcpu *v)
+{
+    for (unsigned seg = 0; seg < 6; seg++)
+        mon_seg_changed(v, seg);
+}
