@@ -218,7 +218,10 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
         for (unsigned i = 0; i < 4; i++)
             v->cpu->class_delta[i] = space->home[i];
     } else {
-        v->cpu->window = view_get(v, space, 0)->window;
+        struct view *view = view_get(v, space, 0);
+        if (!view)
+            return;
+        v->cpu->window = view->window;
     }
     v->cpu->jump_table = view_select_table(v, space, key);
 }

@@ -226,8 +226,9 @@ static inline bool view_mend(struct mon_vcpu *v, struct view *view)
 
 /* ---- views and windows (view_home.c) ---- */
 
-/* The view of hi, made if there is none. May take one from another space, or from this one: not
- * the two that came last, because an instruction may need both. */
+/* The view of hi, made if there is none; NULL with v->host_failure set when it cannot be. May take
+ * one from another space, or from this one: not the two that came last, because an instruction may
+ * need both. */
 struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t hi);
 /* Empties a view and gives it and its window back. */
 void view_detach(struct mon_vcpu *v, struct view *view);

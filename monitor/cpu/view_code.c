@@ -96,9 +96,12 @@ void **view_select_table(struct mon_vcpu *v, struct space *space, uint32_t key)
 static void track_exec(struct mon_vcpu *v, struct view *view, uint64_t gla,
                        const struct mon_walk *walk, uint8_t flags)
 {
-    unsigned slot = (unsigned)((uint32_t)gla >> view->shift), last = walk->levels - 1u;
-    unsigned i = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
+    unsigned slot, last = walk->levels - 1u, i;
 
+    if (!view)
+        return;
+    slot = (unsigned)((uint32_t)gla >> view->shift);
+    i = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
     if (!(v->cr0 & MON_CR0_PG) || walk->page_shift >= view->shift) {
         /* Dropping a large slot clears the whole table; make sure that there is one. */
         if (!view->slot_used[slot])

@@ -153,7 +153,8 @@ static uint8_t *move_home(struct mon_vcpu *v, struct space *space, uint16_t hi)
     return window;
 }
 
-static void take_window(struct mon_vcpu *v, struct space *space, struct view *view)
+/* False: every range of host addresses is taken, by this VM or by others of the process. */
+static bool take_window(struct mon_vcpu *v, struct space *space, struct view *view)
 {
     uint64_t delta = space->home[view_home_class(view->hi)];
 
@@ -169,7 +170,7 @@ static void take_window(struct mon_vcpu *v, struct space *space, struct view *vi
     }
     if (!view->window)
         view->window = rt_window_claim();
-    RT_ASSERT(view->window);
+    return view->window;
 }
 
 /* ---- the view for an address ---- */
@@ -196,7 +197,10 @@ struct view *view_get(struct mon_vcpu *v, struct space *space, uint16_t hi)
     view = take_view(v);
     view->hi = hi;
     view->shift = uses_pae(v) ? 21 : 22;
-    take_window(v, space, view);
+    if (!take_window(v, space, view)) {
+        v->host_failure = "no host addresses for another 4 GiB of guest addresses";
+        return NULL;
+    }
     view->space = space;
     space->view[space->nviews++] = view;
     if (space->deltas)
