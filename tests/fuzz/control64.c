@@ -607,8 +607,13 @@ static bool arithmetic(struct control *c, struct control_state *s)
     default:
         return false;
     }
-    if (!reg_operand(c, 0, 64, &to) || s->reg[to].kind != CONTROL_GUEST ||
-        !within(s->reg[to].offset + by, 0, (int64_t)1 << 40))
+    if (!reg_operand(c, 0, 64, &to))
+        return false;
+    if (s->reg[to].kind == CONTROL_CONST) {
+        s->reg[to].offset = (int64_t)((uint64_t)s->reg[to].offset + (uint64_t)by);
+        return true;
+    }
+    if (s->reg[to].kind != CONTROL_GUEST || !within(s->reg[to].offset + by, 0, (int64_t)1 << 40))
         return false;
     s->reg[to].offset += by;
     return true;
