@@ -89,7 +89,7 @@ help:
 	@echo 'make format     rewrite the sources with clang-format'
 	@echo 'make asan       the quick tests under AddressSanitizer (in build/asan)'
 	@echo 'make ubsan      the quick tests under UndefinedBehaviorSanitizer (in build/ubsan)'
-	@echo 'make valgrind   the unit tests and a guest under Valgrind, 10 minutes'
+	@echo 'make valgrind   the unit tests and a guest under Valgrind, 20 minutes'
 	@echo 'make fetch      every guest that the tests boot; make userland: a Debian userland (root)'
 	@echo 'make install    PREFIX=/usr/local DESTDIR='
 	@echo 'make clean      remove build/ but for the downloaded guests'
@@ -199,7 +199,7 @@ SUITES_QUICK := lint unit golden precise guest
 SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress latency boot sandbox inject escape fuzz bench debian
 unit: $(if $(UNIT_SRCS),$(B)/tests/unit)
 
--include $(foreach s,$(SUITES_ALL),$(wildcard tests/$(s)/$(s).mk))
+-include $(foreach s,$(SUITES_ALL) valgrind,$(wildcard tests/$(s)/$(s).mk))
 # What a suite needs built: tests-SUITE, where its .mk file says so. guest.mk calls its target guests.
 suite_targets = $(foreach s,$(1),$(if $(wildcard tests/$(s)/$(s).mk),tests-$(s)))
 tests-guest: guests
@@ -229,7 +229,7 @@ ubsan:
 	+UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 \
 	$(MAKE) B=$(B)/ubsan $(SAN_COMMON) \
 	SAN='-fsanitize=undefined -fno-sanitize-recover=undefined' check
-valgrind: all unit
+valgrind: all unit tests-valgrind
 	@B=$(B) tests/valgrind/run
 
 BENCH_ARGS := $(if $(ONLY),--only $(ONLY)) $(if $(REPS),--reps $(REPS)) \
