@@ -97,6 +97,22 @@ static bool is_gap(const struct record *a, const struct record *b, const struct 
            wraps(insn, a->out.gpr);
 }
 
+/* Modulo the arena's size, so at its end too. */
+static uint16_t arena_offset(uint64_t address)
+{
+    return (uint16_t)(address - (address >> 33 == SPAN >> 33 ? SPAN & 0xffff : 0));
+}
+
+/* A repeated MOVS between two mappings of the same bytes, closer than what the CPU reads ahead: it
+ * looks for overlaps by linear addresses. */
+static bool copies_to_alias(const struct record *a, const struct tr_insn *insn)
+{
+    uint64_t from = a->out.gpr[RT_SI], to = a->out.gpr[RT_DI];
+
+    return long_mode() && insn->op == TR_OP_movs && insn->rep && from >> 16 != to >> 16 &&
+           (uint16_t)(arena_offset(from) - arena_offset(to) + 256) < 512;
+}
+
 static struct scope scope_of(const struct comparison *c, unsigned i)
 {
     const struct record *a = &c->native->records[i], *b = &c->guest->records[i];
@@ -114,7 +130,7 @@ static struct scope scope_of(const struct comparison *c, unsigned i)
     scope.cr2_slack = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? 511 : 0;
     if (insn.encoding == TR_ENC_EVEX && insn.evex_aaa)
         scope.cr2_slack = 511;
-    scope.gap = is_gap(a, b, &insn);
+    scope.gap = is_gap(a, b, &insn) || copies_to_alias(a, &insn);
     return scope;
 }
 

@@ -495,7 +495,8 @@ static bool lea(struct control *c, struct control_state *s)
         v.kind = CONTROL_UNDO;
         v.id = b->id;
     } else if (b && !x && b->kind == CONTROL_CONST) {
-        v.kind = CONTROL_GUEST;
+        v = *b;
+        v.offset = (int64_t)((uint64_t)v.offset + (uint64_t)displacement);
     } else if (b && x && o->mem.scale <= 1 && sum_is_proved(s, b, x, displacement)) {
         v.kind = to == RT_SP ? CONTROL_STACK : CONTROL_HOST;
         v.id = x->kind == CONTROL_DELTA ? x->id : ++c->values;
