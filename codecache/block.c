@@ -194,6 +194,7 @@ void cc_flush(struct cc *cc)
     cc->nmaps = 0;
     for (unsigned i = 0; i < CC_LAST; i++)
         cc->last[i] = CC_NONE;
+    cc_share(cc, false);
     cc->used = cc->start;
     cc->flushes++;
 }

@@ -155,7 +155,8 @@ struct cc {
     struct cc_copies {
         size_t used;
         uint32_t nblocks, nsites, nexits, max_blocks, max_sites;
-        bool full;
+        bool full, few;   /* few: their part of the region is the small one (cc_share()) */
+        uint32_t flushes; /* since the region was shared out */
     } copies;
     struct cc_place *places;
     uint32_t *place_hash, nplaces;
@@ -192,6 +193,8 @@ uint8_t *cc_reserve(struct cc *cc, size_t n);
 /* Publishes n bytes of the reservation; returns their address in the executable view. */
 uint8_t *cc_commit(struct cc *cc, size_t n);
 void cc_abort(struct cc *cc);
+/* Shares the region out between translations and copies of them; while there are no copies. */
+void cc_share(struct cc *cc, bool few_copies);
 static inline uint8_t *cc_rw(const struct cc *cc, const uint8_t *hpc)
 {
     return cc->rw + (hpc - cc->rx);
@@ -255,7 +258,8 @@ uint64_t cc_guest_pc(const struct cc *cc, const struct cc_block *b, const uint8_
 bool cc_recover(const struct cc *cc, struct rt_cpu *cpu, const struct rt_context *context);
 /* Drops every block; jump tables must be cleared by the caller. */
 void cc_flush(struct cc *cc);
-/* Drops every copy; jump tables of user mode must be cleared by the caller. */
+/* Drops every copy, after which the region may be shared out anew; jump tables of user mode must be
+ * cleared by the caller. */
 void cc_flush_copies(struct cc *cc);
 
 /* move.c */

@@ -206,4 +206,5 @@ void cc_flush_copies(struct cc *cc)
     cc->copies.nblocks = cc->copies.nsites = 0;
     cc->copies.used = 0;
     cc->copies.full = false;
+    cc->copies.flushes++;
 }

@@ -30,6 +30,17 @@ static int map_views(struct cc *cc)
     return cc->rw && cc->rx ? 0 : -ENOMEM;
 }
 
+/* Copies have a quarter, until translations need more than the rest. */
+void cc_share(struct cc *cc, bool few_copies)
+{
+    size_t copies = cc->exits_at / (few_copies ? 16 : 4);
+
+    RT_ASSERT(!cc->copies.used);
+    cc->main_size = cc->exits_at - copies / 4096 * 4096;
+    cc->copies.few = few_copies;
+    cc->copies.flushes = 0;
+}
+
 /* Sizes follow from what translations look like: 40 bytes of host code a row, as many a site. */
 static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
 {
@@ -40,7 +51,7 @@ static void size_arenas(struct cc *cc, size_t size, uint64_t max_gpa)
     cc->copies = (struct cc_copies){
         .max_blocks = cc->max_blocks / 4, .max_sites = cc->max_sites / 4, .nexits = cc->max_sites};
     cc->exits_at = (size - cc_exits_size(cc->max_sites + cc->copies.max_sites)) & ~4095ul;
-    cc->main_size = cc->exits_at - cc->exits_at / 4 / 4096 * 4096;
+    cc_share(cc, false);
     cc->max_gfn = max_gpa >> 12;
 }
 

@@ -15,7 +15,7 @@
 
 #define MAP_SIZE (CC_TABLE_HEAD_SIZE + CC_TABLE_SIZE)
 #define MAP_AT   (RT_WINDOW_SIZE - MAP_SIZE)
-#define KEPT     64
+#define KEPT     40
 #define PER_PAGE (4096 / sizeof(void *))
 
 static void fill(struct cc *cc, void **entry, size_t n)

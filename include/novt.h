@@ -93,7 +93,7 @@ enum novt_flags {
 struct novt_config {
     size_t size;              /* sizeof(struct novt_config): lets the struct grow */
     uint64_t flags;           /* enum novt_flags */
-    uint64_t code_cache_size; /* bytes; 0 means 36 MiB */
+    uint64_t code_cache_size; /* bytes; 0 means 32 MiB */
     uint32_t map_budget; /* host mappings that windows may use; 0 means from vm.max_map_count */
     uint32_t log_mask;   /* enum novt_log */
     void (*log)(void *opaque, const char *line); /* called with one line, no newline */

@@ -58,7 +58,7 @@ static const struct argp_option options[] = {
      "Log to standard error: translate, event, exit, step, paging, smc, io; comma-separated", 2},
     {"perf-map", KEY_PERF_MAP, NULL, 0, "Write /tmp/perf-PID.map for perf", 2},
     {.doc = "The translator:", .group = 3},
-    {"code-cache", KEY_CODE_CACHE, "SIZE", 0, "Size of the code cache, 36M unless given", 3},
+    {"code-cache", KEY_CODE_CACHE, "SIZE", 0, "Size of the code cache, 32M unless given", 3},
     {"map-budget", KEY_MAP_BUDGET, "N", 0, "Host mappings that guest memory may use", 3},
     {"verify", KEY_VERIFY, NULL, 0, "Run every block through the slow path too and compare", 3},
     {"interpret", KEY_INTERPRET, NULL, 0, "Use the slow path only", 3},
@@ -345,7 +345,7 @@ static int command_check(int argc, char **argv)
 {
     static const struct argp_option check_options[] = {
         {"memory", KEY_MEMORY, "SIZE", 0, "The guest's memory, 512M unless given", 0},
-        {"code-cache", KEY_CODE_CACHE, "SIZE", 0, "Size of the code cache, 36M unless given", 0},
+        {"code-cache", KEY_CODE_CACHE, "SIZE", 0, "Size of the code cache, 32M unless given", 0},
         {0},
     };
     static const struct argp argp = {

@@ -123,6 +123,27 @@ static void copies_flush(struct mon_vcpu *v)
     mon_count(v, MON_STAT_copies_flushes);
 }
 
+static uint64_t flushes(const struct mon_vcpu *v)
+{
+    return v->vm->cc.flushes + v->vm->stat[MON_STAT_copies_flushes];
+}
+
+/* A program that is larger than the part of the code cache for translations gets most of that for
+ * copies too; unless many processes come and go as well. */
+#define MAX_COPIES_FLUSHES 8
+
+static void make_room(struct mon_vcpu *v)
+{
+    struct cc *cc = &v->vm->cc;
+
+    if (cc->copies.few || cc->copies.flushes > MAX_COPIES_FLUSHES) {
+        code_flush(v);
+        return;
+    }
+    copies_flush(v);
+    cc_share(cc, true);
+}
+
 static uint64_t next_page(uint64_t pc, uint32_t key)
 {
     uint64_t next = (pc | 4095) + 1;
@@ -179,7 +200,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     mon_view_protect_code(vm, walk->gpa);
     while ((result = tr_translate(&request, block)) != TR_DONE) {
         if (result == TR_FULL) {
-            code_flush(v);
+            make_room(v);
         } else {
             if (second_page(v, &request) != MON_OK)
                 return MON_FAULT;
@@ -270,6 +291,7 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     struct cc_block *b;
     bool links = !(v->vm->config.flags & (NOVT_F_NO_CHAIN | NOVT_F_SHORT_BLOCKS));
     bool entry = !site || !links, match = false;
+    uint64_t before = flushes(v);
 
     if ((v->key & TR_K_LONG) && !tr_is_canonical(v->cpu->rip))
         return after_branch(v);
@@ -290,8 +312,10 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     if (!b && (v->key & TR_K_LONG) && (v->key & TR_K_CPL3)) {
         b = cc_move(cc, v->cpu->rip, walk.gpa, v->key, entry);
         if (!b && cc->copies.full) {
-            copies_flush(v);
-            site = NULL;
+            if (cc->copies.few && cc->copies.flushes == MAX_COPIES_FLUSHES)
+                code_flush(v);
+            else
+                copies_flush(v);
             b = cc_move(cc, v->cpu->rip, walk.gpa, v->key, entry);
         }
         if (b)
@@ -299,20 +323,17 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
     }
     if (!b) {
         rt_fpu_park(v->cpu);
-        uint64_t flushes = cc->flushes;
         enum mon_rc rc = block_translate(v, &walk, entry, &b);
         if (rc != MON_OK)
             return rc;
         if (!b)
             return slow_step(v);
-        if (flushes != cc->flushes)
-            site = NULL;
         if (check_second_page(v, b, &walk2, &match) != MON_OK)
             return MON_FAULT;
     }
     mon_view_enter_block(v, b, &walk, cc_crosses(b) ? &walk2 : NULL);
     v->arrived = cc->rx + b->host + b->direct;
-    if (site && links)
+    if (site && links && flushes(v) == before)
         link_site(v, site, b);
     return MON_OK;
 }
@@ -346,11 +367,6 @@ static enum mon_rc slow_step(struct mon_vcpu *v)
     v->replay.cursor = 0;
     v->again = NULL;
     return finish(v, mon_step(v));
-}
-
-static uint64_t flushes(const struct mon_vcpu *v)
-{
-    return v->vm->cc.flushes + v->vm->stat[MON_STAT_copies_flushes];
 }
 
 static enum mon_rc execute(struct mon_vcpu *v, const struct tr_insn *insn)

@@ -15,7 +15,7 @@
 #define MON_MAX_GPA     (1ull << 36) /* of RAM that may hold code */
 
 /* Full, with its pc maps, sites and blocks, it takes some 80 MiB; 64 MiB took no less CPU time. */
-#define MON_DEFAULT_CODE_CACHE (36ull << 20)
+#define MON_DEFAULT_CODE_CACHE (32ull << 20)
 
 /* A memory slot: guest-physical range on the embedder's memfd. */
 struct mon_slot {

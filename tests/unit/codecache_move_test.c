@@ -87,3 +87,20 @@ Test(codecache_move, a_full_place_says_so_until_it_is_emptied)
     cr_expect_not_null(move(b));
     cr_expect(!cc.copies.full);
 }
+
+Test(codecache_move, what_copies_do_not_need_is_for_translations, .init = cache_setup,
+     .fini = cache_teardown)
+{
+    size_t usual = cc.main_size;
+
+    cc_share(&cc, true);
+    cr_expect_gt(cc.main_size, usual);
+    cr_expect_lt(cc.main_size, cc.exits_at, "some room stays for copies");
+    const struct cc_block *b = add_movable(PC);
+    struct cc_block *copy = move(b);
+    cr_assert_not_null(copy);
+    cr_expect_geq(copy->host, cc.main_size);
+    cr_expect_eq(cc_find(&cc, cc.rx + copy->host + 1), copy);
+    cc_flush(&cc);
+    cr_expect_eq(cc.main_size, usual, "after a flush as before");
+}
