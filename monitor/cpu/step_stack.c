@@ -86,16 +86,16 @@ enum mon_rc step_pusha(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
 enum mon_rc step_popa(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     unsigned size = i->opsize / 8;
-    uint64_t value[8] = {0};
-    enum mon_rc rc = MON_OK;
-    for (unsigned n = 0; n < 8 && rc == MON_OK; n++)
-        rc = step_read(v, NOVT_SS, stack_at(v, n * size), &value[n], size);
-    if (rc != MON_OK)
-        return rc;
-    step_set_sp(v, v->cpu->gpr[RT_SP] + 8 * size);
-    for (unsigned n = 0; n < 8; n++)
+    /* What has been popped stays, as on a processor, when a later one faults. */
+    for (unsigned n = 0; n < 8; n++) {
+        uint64_t value = 0;
+        enum mon_rc rc = step_read(v, NOVT_SS, stack_at(v, n * size), &value, size);
+        if (rc != MON_OK)
+            return rc;
         if (7 - n != RT_SP)
-            step_set_gpr(v, i, 7 - n, i->opsize, value[n]);
+            step_set_gpr(v, i, 7 - n, i->opsize, value);
+    }
+    step_set_sp(v, v->cpu->gpr[RT_SP] + 8 * size);
     return step_done(v, next);
 }
 

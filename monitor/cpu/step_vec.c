@@ -272,13 +272,19 @@ static bool next_run(uint64_t bytes, unsigned *start, unsigned *len)
     return true;
 }
 
+/* An operand does not go on at 0 behind 64 KiB: what is there is beyond the limit. */
+static uint64_t piece_at(uint64_t ea, unsigned at, unsigned adsize)
+{
+    return adsize == 16 ? (ea & 0xffff) + at : (ea + at) & step_mask(adsize);
+}
+
 static enum mon_rc partial_walk(struct mon_vcpu *v, unsigned seg, uint64_t ea, uint64_t bytes,
                                 unsigned adsize, unsigned access)
 {
     enum mon_rc rc = MON_OK;
     uint64_t gla;
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len) {
-        rc = step_linear(v, seg, (ea + at) & step_mask(adsize), len, access, &gla);
+        rc = step_linear(v, seg, piece_at(ea, at, adsize), len, access, &gla);
         if (rc == MON_OK)
             rc = mon_lin_check(v, gla, len, access);
     }
@@ -296,7 +302,7 @@ enum mon_rc step_partial_read(struct mon_vcpu *v, unsigned seg, uint64_t ea, uin
 {
     enum mon_rc rc = partial_walk(v, seg, ea, bytes, adsize, MON_READ);
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len)
-        rc = step_read(v, seg, (ea + at) & step_mask(adsize), data + at, len);
+        rc = step_read(v, seg, piece_at(ea, at, adsize), data + at, len);
     return rc;
 }
 
@@ -305,7 +311,7 @@ enum mon_rc step_partial_write(struct mon_vcpu *v, unsigned seg, uint64_t ea, ui
 {
     enum mon_rc rc = MON_OK;
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len)
-        rc = step_write(v, seg, (ea + at) & step_mask(adsize), data + at, len);
+        rc = step_write(v, seg, piece_at(ea, at, adsize), data + at, len);
     return rc;
 }
 
