@@ -349,6 +349,79 @@ static void spaces(void)
 }
 
 /* Global pages: a CR3 write need not drop them, but INVLPG and CR4.PGE do. */
+/* What the page at at + 4096 is in space i. */
+static uint64_t far_page(uint32_t i)
+{
+    return addr(code) + (1 + i) * 4096;
+}
+
+static uint64_t far_at;
+
+static bool bring_far_page(struct frame *frame_)
+{
+    if (frame_->vector == 0x51)
+        return next_space(frame_);
+    if (frame_->vector != PF || frame_->rip != far_at || read_cr2() != far_at)
+        return false;
+    fault_count++;
+    for (uint32_t i = 0; i < 4; i++)
+        if (addr(roots[i]) == (read_cr3() & ~0xfffull))
+            map(roots[i], far_at, far_page(i), P | W | U);
+    return true;
+}
+
+/* Direct branches to another page, from code that all spaces share to a page that each has another
+ * of, or none at first: where they lead follows the space, and a page that is absent faults there,
+ * with the return address pushed. */
+static void far_branches(void)
+{
+    /* call far; add rbx, rax; test eax, eax; jz far + 64; jmp far + 128 */
+    static const uint8_t shared[] = {0xe8, 0xfb, 0x0f, 0, 0, 0x48, 0x01, 0xc3, 0x85, 0xc0, 0x0f,
+                                     0x84, 0x30, 0x10, 0, 0, 0xe9, 0x6b, 0x10, 0,    0};
+    start();
+    uint64_t at = place((uint32_t)rep);
+    far_at = at + 4096;
+    memcpy(code, shared, sizeof(shared));
+    for (uint32_t i = 0; i < 4; i++) {
+        uint8_t *p = code + (1 + i) * 4096;
+        uint32_t value = i * 100;
+        *p = 0xb8; /* mov eax, i * 100; ret */
+        memcpy(p + 1, &value, 4);
+        p[5] = 0xc3;
+        memcpy(p + 64, (const uint8_t[]){0x49, 0x83, 0xc4, (uint8_t)(i + 1), 0xc3},
+               5); /* add r12 */
+        memcpy(p + 128, (const uint8_t[]){0x49, 0x83, 0xc5, (uint8_t)(i + 1), 0xc3}, 5); /* r13 */
+        roots[i] = space_new();
+        map(roots[i], at, addr(code), P | W | U);
+    }
+    trap_hook = bring_far_page;
+    ist_all(1);
+    for (uint32_t round = 0; round < 6; round++) {
+        write_cr3(addr(roots[0]));
+        fault_count = 0;
+        if (pass_cs == KCODE) {
+            IN(.rsi = at, .r8 = addr(roots[0]), .r9 = addr(roots[1]), .r10 = addr(roots[2]),
+               .r11 = addr(roots[3]), .rcx = 40);
+            OK("1: mov cr3, r8; call rsi; mov cr3, r9; call rsi; mov cr3, r10; call rsi; mov cr3, "
+               "r11; call rsi; dec rcx; jnz 1b");
+        } else {
+            gate_set(0x51, 0x51, 0xee);
+            IN(.cs = UCODE, .rsi = at, .rcx = 160, .rdx = 0);
+            OK("1: call rsi; inc rdx; int 0x51; dec rcx; jnz 1b");
+            gate_restore(0x51);
+        }
+        CHECK(out.rbx, 40 * (0 + 100 + 200 + 300), "calls", round);
+        CHECK(out.r12, 40, "conditional branches", round);
+        CHECK(out.r13, 40 * (2 + 3 + 4), "jumps", round);
+        CHECK(fault_count, round == 0 ? 4 : round & 1 ? 1 : 2, "faults", round);
+        for (uint32_t i = 0; i <= (round & 1); i++) { /* some go, without INVLPG but by CR3 */
+            map(roots[i + 1], far_at, 0, 0);
+        }
+    }
+    trap_hook = NULL;
+    write_cr3(addr(root));
+}
+
 static void global_pages(void)
 {
     start();
@@ -675,6 +748,7 @@ void guest_main(void)
     GROUP(demand);
     GROUP(rights_change);
     GROUP(spaces);
+    GROUP(far_branches);
     GROUP(global_pages);
     GROUP(tables_by_direct_map);
     GROUP(code_frames);
