@@ -290,7 +290,7 @@ static inline uint64_t cc_site_pc(const struct cc *cc, const struct cc_site *sit
 }
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
 void cc_unlink(struct cc *cc, struct cc_site *site);
-/* Makes every direct exit of b go through its stub (the way out for interrupts). */
+/* Unlinks every site of b: the way out for interrupts. */
 void cc_unlink_exits(struct cc *cc, struct cc_block *b);
 
 /* place.c */

@@ -40,30 +40,6 @@ static bool seg_is_flat(const struct tr_block *t, unsigned seg)
     }
 }
 
-static unsigned prefix_count(const struct tr_insn *insn)
-{
-    unsigned n = 0;
-    for (; n < insn->len; n++) {
-        switch (insn->bytes[n]) {
-        case 0x26:
-        case 0x2e:
-        case 0x36:
-        case 0x3e:
-        case 0x64:
-        case 0x65:
-        case 0x66:
-        case 0x67:
-        case 0xf0:
-        case 0xf2:
-        case 0xf3:
-            continue;
-        default:
-            return n;
-        }
-    }
-    return n;
-}
-
 /* The instruction has a byte register operand that a REX prefix would rename (AH..BH). */
 static bool has_high_byte(const struct tr_insn *insn)
 {
@@ -199,7 +175,7 @@ static bool vex_w_ignored(const struct tr_insn *insn, unsigned pp)
 
 static void emit_vex(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    const uint8_t *v = insn->bytes + prefix_count(insn);
+    const uint8_t *v = insn->bytes + insn->opcode_at;
     bool two = v[0] == 0xc5;
     unsigned b1, b2;
 
@@ -219,7 +195,7 @@ static void emit_vex(struct tr_block *t, const struct tr_insn *insn, enum form f
 
 static void emit_evex(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    const uint8_t *v = insn->bytes + prefix_count(insn);
+    const uint8_t *v = insn->bytes + insn->opcode_at;
     unsigned p0 = v[1] | 0x70u, p1 = v[2] | 0x40u, p2 = v[3] | 0x08u;
 
     if (vex_w_ignored(insn, p1 & 3))
@@ -265,18 +241,14 @@ static void emit_legacy_prefixes(struct tr_block *t, const struct tr_insn *insn,
 
 static void emit_legacy(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    unsigned at = prefix_count(insn);
+    unsigned at = insn->opcode_at;
 
     if (form_rex(form))
         e1(t, 0x40 | form_rex(form));
-    else if (insn->rex)
-        e1(t, insn->rex & (form == FORM_RIP ? 0xfcu : 0xffu));
-    if (insn->mode == TR_MODE_64 && insn->rex)
-        at++;
-    if (insn->map == 0 && insn->opcode == 0x82) { /* alias of 80h, not in 64-bit code */
+    if (insn->map == 0 && insn->opcode == 0x82) { /* alias of 80h */
         e1(t, 0x80);
         at++;
-    } else if (insn->mode != TR_MODE_64 && insn->map == 0 && (insn->opcode & 0xf0) == 0x40) {
+    } else if (insn->map == 0 && (insn->opcode & 0xf0) == 0x40) {
         e2(t, 0xff, 0xc0 | (insn->opcode & 0x0f)); /* INC, DEC */
         at++;
     }
@@ -418,7 +390,7 @@ size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8
     t.p = code;
     if (is_moffs(insn))
         emit_moffs(&t, insn, FORM_RIP);
-    else if (!memory && insn->agen_only && insn->mode != TR_MODE_64)
+    else if (!memory && insn->agen_only)
         return 0; /* LEA: the slow path computes it */
     else
         emit_rewritten(&t, insn, memory ? FORM_RIP : FORM_SAME);

@@ -169,6 +169,7 @@ static void take_prefixes(struct tr_insn *insn, const ZydisDecodedInstruction *z
         insn->seg_override = (uint8_t)seg_of_attributes(zi->attributes);
     if (insn->seg_override == TR_SEG_NONE)
         insn->seg_override = (uint8_t)seg_of_prefixes(zi, insn->mode);
+    insn->opcode_at = zi->raw.prefix_count; /* REX too, with or without effect */
     for (unsigned i = 0; i < zi->raw.prefix_count; i++) {
         uint8_t p = zi->raw.prefixes[i].value;
         if (p == 0x66)

@@ -77,6 +77,8 @@ void l_delta(struct tr_block *t, unsigned to, unsigned from);
 void l_rsp_get(struct tr_block *t, unsigned reg);
 /* The guest's rsp from reg (H9): uses H10 and H11. */
 void l_rsp_set(struct tr_block *t, unsigned reg);
+/* The host's rsp has been made with the delta in H11; loses it. */
+void l_rsp_moved(struct tr_block *t);
 
 /* Where a memory operand has been put: base and index registers of host code. */
 struct l_operand {
@@ -87,6 +89,15 @@ struct l_operand {
 
 /* Makes the host address of instruction i's memory operand. Uses H10 and H11. False: callout. */
 bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o);
+/* The guest's effective address, without segment base, into dst: 64 bits, or if not wide 32. Uses
+ * H10 and H11. */
+void l_effective_address(struct tr_block *t, unsigned i, unsigned dst, bool wide);
+/* A base and a displacement that the check of the base serves, or rsp's delta. */
+#define L_NEAR (1 << 20)
+bool l_near_base(const struct tr_insn *insn);
+/* ModRM, SIB and displacement of an operand beside register reg, and the REX bits for it. */
+void l_emit_operand(struct tr_block *t, unsigned reg, const struct l_operand *o, bool evex);
+unsigned l_operand_rex(unsigned reg, const struct l_operand *o);
 /* Loads i's 64-bit r/m operand (register or memory) into H9. */
 bool l_load_rm(struct tr_block *t, unsigned i);
 /* op reg, operand; opcode one byte; rex_w: 64 bits */

@@ -285,6 +285,21 @@ bool l_pop(struct tr_block *t, unsigned i)
     return true;
 }
 
+/* mov (%rbp slot), rbp; rsp = rbp + 8: nothing is committed before the load */
+bool l_leave(struct tr_block *t, unsigned i)
+{
+    if (t->insn[i].prefix66)
+        return false;
+    l_mov(t, H9, RT_BP);
+    l_delta(t, H11, H9);
+    l_lose(t, H10);
+    e4(t, 0x4f, 0x8b, 0x14, 0x19); /* mov (%r9,%r11), %r10 */
+    l_lea(t, RSP, H9, H11, 8);
+    l_rsp_moved(t);
+    l_mov(t, RT_BP, H10);
+    return true;
+}
+
 /* ---- strings ---- */
 
 /* not %delta; lea 1(%reg,%delta), %reg */

@@ -4,8 +4,8 @@
  * translate.c makes a block of host code. The emitters, by kind of instruction:
  *
  *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c
- *   64-bit code   long_operand.c (addresses, and copies)  long_flow.c (branches, stack, strings,
- *                 sensitive ones)  long_gather.c  long_system.c (SYSCALL, SYSRET, SWAPGS)
+ *   64-bit code   long_operand.c (addresses)  long_copy.c  long_gather.c  long_flow.c (branches,
+ *                 stack, strings, sensitive ones)  long_system.c (SYSCALL, SYSRET, SWAPGS)
  *
  * emit.h and long.h are what they share, private to the folder. */
 #ifndef NOVT_TRANSLATOR_TR_H
@@ -73,7 +73,8 @@ struct tr_insn {
     uint8_t seg_override; /* enum tr_seg or TR_SEG_NONE */
     int64_t disp;         /* sign-extended */
     uint8_t disp_size;    /* bytes in the encoding: 0, 1, 2, 4 */
-    uint8_t modrm_at, disp_at, imm_at; /* offsets in bytes[], 0 when absent */
+    uint8_t opcode_at; /* offset in bytes[], behind prefixes and REX; VEX and EVEX belong to it */
+    uint8_t modrm_at, disp_at, imm_at; /* 0 when absent */
     uint8_t imm_size;                  /* bytes of all immediates */
     int64_t imm;   /* first immediate, sign-extended as the instruction does (relative: the
                       displacement; far pointer: the offset) */
@@ -120,10 +121,10 @@ void tr_format(const struct tr_insn *insn, uint64_t pc, char *buf, size_t len);
 /* The mnemonic's name, for statistics. */
 const char *tr_mnemonic_name(uint16_t mnemonic);
 
-/* Emits insn for the slow path: its ModRM memory operand, if it has one, is replaced by the memory
- * at buffer (host address within +-2 GiB of code), everything else as it is; only for cls TR_COPY.
- * Returns the bytes written at code (at most 32), 0 when the form has no such encoding (VSIB,
- * implicit memory operands). No jump is appended. */
+/* Emits insn of 16- or 32-bit code for the slow path: its ModRM memory operand, if it has one, is
+ * replaced by the memory at buffer (host address within +-2 GiB of code), everything else as it is;
+ * only for cls TR_COPY. Returns the bytes written at code (at most 32), 0 when the form has no such
+ * encoding (VSIB, implicit memory operands). No jump is appended. */
 size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,
                           const void *buffer);
 

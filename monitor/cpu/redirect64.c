@@ -9,31 +9,6 @@
 
 #include <string.h>
 
-/* Where the opcode starts (VEX and EVEX prefixes belong to it). */
-static unsigned opcode_at(const struct tr_insn *insn)
-{
-    for (unsigned n = 0; n < insn->len; n++) {
-        switch (insn->bytes[n]) {
-        case 0x26:
-        case 0x2e:
-        case 0x36:
-        case 0x3e:
-        case 0x64:
-        case 0x65:
-        case 0x66:
-        case 0x67:
-        case 0xf0:
-        case 0xf2:
-        case 0xf3:
-        case 0x40 ... 0x4f: /* also those without effect */
-            continue;
-        default:
-            return n;
-        }
-    }
-    return insn->len;
-}
-
 static bool is_moffs(const struct tr_insn *insn)
 {
     return !insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
@@ -72,9 +47,9 @@ static uint8_t *put_moffs64(const struct tr_insn *insn, uint8_t *p)
 /* Everything up to the displacement. */
 static uint8_t *put_to_memory64(const struct tr_insn *insn, uint8_t *p)
 {
-    unsigned at = opcode_at(insn), len = insn->modrm_at - at;
+    unsigned len = insn->modrm_at - insn->opcode_at;
     p = put_prefixes64(insn, p, REX_WITHOUT_XB); /* they name the operand's registers */
-    memcpy(p, insn->bytes + at, len);
+    memcpy(p, insn->bytes + insn->opcode_at, len);
     if (insn->encoding == TR_ENC_EVEX || (insn->encoding == TR_ENC_VEX && p[0] == 0xc4))
         p[1] |= 0x60; /* X and B, inverted */
     p[len] = (insn->bytes[insn->modrm_at] & 0x38) | 5;
@@ -92,7 +67,7 @@ size_t mon_emit_redirected64(const struct tr_insn *insn, uint8_t *code, const ui
                              const void *buffer)
 {
     bool memory = (insn->has_mem && !insn->agen_only) || is_moffs(insn);
-    unsigned at = memory ? operand_end(insn) : opcode_at(insn), rest = insn->len - at;
+    unsigned at = memory ? operand_end(insn) : insn->opcode_at, rest = insn->len - at;
     uint8_t *p;
 
     if (insn->vsib || insn->cls != TR_COPY || insn->op == TR_OP_xlat || insn->op == TR_OP_maskmov)
