@@ -164,6 +164,7 @@ static void interrupt(void)
 void guest_main(void)
 {
     pit_stop();
+    pic_init(0); /* firmware may have left the keyboard's interrupt on */
     GROUP(ports);
     GROUP(calendar);
     GROUP(memory);

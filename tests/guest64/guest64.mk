@@ -27,7 +27,8 @@ $(GUEST64_OUT)/%.o: $(GUEST64_SUPPORT)/%.S
 	@mkdir -p $(@D)
 	$(GUEST64_CC) $(GUEST64_CFLAGS) -c -o $@ $<
 
-$(GUEST64_OUT)/%.o: tests/guest64/%.c $(GUEST64_SUPPORT)/guest64.h $(GUEST64_SUPPORT)/deviations.def
+$(GUEST64_OUT)/%.o: tests/guest64/%.c $(GUEST64_SUPPORT)/guest64.h $(GUEST64_SUPPORT)/deviations.def \
+		$(wildcard tests/guest64/*.h)
 	@mkdir -p $(@D)
 	$(GUEST64_CC) $(GUEST64_CFLAGS) -c -o $@ $<
 
