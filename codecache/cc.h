@@ -2,6 +2,7 @@
  *
  *   region.c       executable memory           block.c   the index, and from host pc to guest state
  *   table.c        jump tables                 link.c    direct branches from block to block
+ *   flat.c         those of 32-bit code        place.c   links from page to page
  *   invalidate.c   blocks whose bytes changed  move.c    blocks copied to another linear address
  *   device.c       instructions that access devices
  *   jitinfo.c      blocks made known to unwinders, gdb and perf
@@ -51,7 +52,7 @@ struct cc_block {
     uint32_t host;       /* offset in the region: its indirect entry, if it has one */
     uint16_t host_len;
     uint16_t len;   /* guest bytes */
-    uint8_t direct; /* offset of the direct entry from host; 0: there is no indirect one */
+    uint8_t direct; /* 64-bit code: offset of the direct entry from host; 0: no indirect one */
     uint8_t insns, nsites;
     bool valid : 1;
     bool movable : 1,
@@ -206,8 +207,9 @@ static inline bool cc_contains(const struct cc *cc, const uint8_t *hpc)
 /* Marks the end of the permanent stubs and builds the miss table for miss_stub. */
 int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub);
 
-/* table.c: jump tables. 262,144 host addresses, by the low 18 bits of the pc, or the low 16 where
- * PEXT is slow (cc.index_mask); empty entries lead to the miss stub. */
+/* table.c: jump tables. For 64-bit code 262,144 host addresses, by the low 18 bits of the pc, or
+ * the low 16 where PEXT is slow (cc.index_mask); for 32-bit code an entry for every pc (flat.c).
+ * Empty entries lead to the miss stub. A table is used for one kind of code at a time. */
 enum cc_table_page { CC_TABLE_UNTOUCHED, CC_TABLE_EMPTY, CC_TABLE_FILLED };
 
 void **cc_table_new(struct cc *cc);
@@ -224,19 +226,33 @@ struct cc_table_head {
     uint8_t page[CC_TABLE_PAGES]; /* enum cc_table_page */
     /* By number: 0 or CC_PLACE_PRESENT; NULL: no 64-bit code. None above max_place is present. */
     uint32_t *places, max_place;
+    struct cc_flat *flat; /* NULL: no 32-bit code yet */
 };
 #define CC_TABLE_HEAD_SIZE 4096
 static inline struct cc_table_head *cc_table_head(void **table)
 {
     return (struct cc_table_head *)(void *)((uint8_t *)table - CC_TABLE_HEAD_SIZE);
 }
-static inline void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
-{
-    uint32_t index = cc_index(cc, b->pc);
+/* What an indirect branch finds through it. */
+void *cc_table_at(const struct cc *cc, void **table, uint64_t pc, bool wide);
+void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b);
+/* Takes out the entry for pc. */
+void cc_table_forget(const struct cc *cc, void **table, uint64_t pc);
+/* What 32-bit code has in r14, made if need be; NULL: no host memory. */
+void **cc_table_flat(void **table);
 
-    table[index] = cc->rx + b->host;
-    cc_table_head(table)->page[index * sizeof(void *) / 4096] = CC_TABLE_FILLED;
-}
+/* flat.c: what table.c calls for 32-bit code. */
+#define CC_FLAT_ENTRIES (1ull << 32)
+/* A table of 32-bit code that always misses: not canonical, whatever the index. */
+#define CC_FLAT_MISS ((void *)(1ull << 63))
+struct cc_flat *cc_flat_new(void);
+void cc_flat_free(struct cc_flat *flat);
+void **cc_flat_base(const struct cc_flat *flat);
+void *cc_flat_at(const struct cc *cc, const struct cc_flat *flat, uint32_t pc);
+/* Without host memory there will be no entry. */
+void cc_flat_set(const struct cc *cc, struct cc_flat *flat, uint32_t pc, void *hpc);
+void cc_flat_clear(const struct cc *cc, struct cc_flat *flat);
+void cc_flat_clear_page(const struct cc *cc, struct cc_flat *flat, uint32_t pc);
 
 /* block.c */
 

@@ -2,7 +2,9 @@
  *
  * An invalid block keeps its host code and record until the next flush (a signal may still find its
  * pc in it), but nothing leads to it: links into it are cut, and its indirect entry, which jump
- * tables may hold, is overwritten by a jump to the miss stub. */
+ * tables may hold, is overwritten by a jump to the miss stub. 32-bit code has none: a block's first
+ * byte becomes HLT, which faults and is a miss (trap.c). Whoever comes back to that very byte from
+ * a fault has executed nothing of the block. */
 #include "codecache/cc.h"
 #include "runtime/rt.h"
 
@@ -11,8 +13,11 @@ static void close_entry(struct cc *cc, struct cc_block *b)
     uint8_t *entry = cc->rw + b->host;
     int32_t rel = (int32_t)(cc->miss_stub - (cc->rx + b->host + 5));
 
-    if (!b->direct)
+    if (!b->direct) {
+        if (!b->wide)
+            entry[0] = 0xf4;
         return;
+    }
     RT_ASSERT(b->direct >= 5);
     entry[0] = 0xe9;
     __builtin_memcpy(entry + 1, &rel, 4);

@@ -60,12 +60,55 @@ void **cc_table_new(struct cc *cc)
     return NULL;
 }
 
+void *cc_table_at(const struct cc *cc, void **table, uint64_t pc, bool wide)
+{
+    const struct cc_flat *flat = cc_table_head(table)->flat;
+
+    if (wide)
+        return table[cc_index(cc, pc)];
+    return flat ? cc_flat_at(cc, flat, (uint32_t)pc) : cc->miss_stub;
+}
+
+void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b)
+{
+    struct cc_table_head *head = cc_table_head(table);
+    uint32_t index = cc_index(cc, b->pc);
+
+    if (!b->wide) {
+        cc_flat_set(cc, head->flat, (uint32_t)b->pc, cc->rx + b->host);
+        return;
+    }
+    table[index] = cc->rx + b->host;
+    head->page[index * sizeof(void *) / 4096] = CC_TABLE_FILLED;
+}
+
+void cc_table_forget(const struct cc *cc, void **table, uint64_t pc)
+{
+    struct cc_flat *flat = cc_table_head(table)->flat;
+
+    table[cc_index(cc, pc)] = cc->miss_stub;
+    if (flat && cc_flat_at(cc, flat, (uint32_t)pc) != cc->miss_stub)
+        cc_flat_set(cc, flat, (uint32_t)pc, cc->miss_stub);
+}
+
+void **cc_table_flat(void **table)
+{
+    struct cc_table_head *head = cc_table_head(table);
+
+    if (!head->flat)
+        head->flat = cc_flat_new();
+    return head->flat ? cc_flat_base(head->flat) : NULL;
+}
+
 void cc_table_clear(struct cc *cc, void **table)
 {
-    uint8_t *page = cc_table_head(table)->page;
+    struct cc_table_head *head = cc_table_head(table);
+    uint8_t *page = head->page;
     unsigned touched = 0;
 
     cc_place_clear(table);
+    if (head->flat)
+        cc_flat_clear(cc, head->flat);
     for (unsigned i = 0; i < CC_TABLE_PAGES; i++)
         touched += page[i] != CC_TABLE_UNTOUCHED;
     /* Private pages go; what is read next is the memfd's again. */
@@ -82,8 +125,11 @@ void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 {
     unsigned first = (cc_index(cc, pc) & ~4095u) / PER_PAGE;
     const uint8_t *page = cc_table_head(table)->page;
+    struct cc_flat *flat = cc_table_head(table)->flat;
 
     cc_place_clear_page(cc, table, pc);
+    if (flat)
+        cc_flat_clear_page(cc, flat, (uint32_t)pc);
     for (unsigned i = first; i < first + 4096 / PER_PAGE; i++) {
         if (page[i] == CC_TABLE_FILLED)
             fill(cc, table + i * PER_PAGE, PER_PAGE);
@@ -92,6 +138,8 @@ void cc_table_clear_page(struct cc *cc, void **table, uint64_t pc)
 
 void cc_table_free(void **table)
 {
-    if (table)
-        rt_window_release((uint8_t *)table - CC_TABLE_HEAD_SIZE - MAP_AT);
+    if (!table)
+        return;
+    cc_flat_free(cc_table_head(table)->flat);
+    rt_window_release((uint8_t *)table - CC_TABLE_HEAD_SIZE - MAP_AT);
 }

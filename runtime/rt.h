@@ -80,12 +80,15 @@ intptr_t rt_cpu_offset(void);
 /* Claims 4 GiB of addresses, aligned to 4 GiB, with unmapped guards of 4 GiB on both sides; NULL
  * when there are none left. */
 uint8_t *rt_window_claim(void);
+/* The same for n times 4 GiB side by side. */
+uint8_t *rt_window_claim_run(unsigned n);
 /* Claims the 4 GiB at base. A neighbour that the caller owns needs no guard. False: not possible
  * there, or taken. */
 bool rt_window_claim_at(uint64_t base, bool owns_below, bool owns_above);
 /* Whether base lies where rt_window_claim_at() may place a window. */
 bool rt_window_possible(uint64_t base);
 void rt_window_release(uint8_t *base);
+void rt_window_release_run(uint8_t *base, unsigned n);
 #define RT_WINDOW_SIZE (1ull << 32)
 
 /* ---- fpu.c ---- */

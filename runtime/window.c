@@ -76,24 +76,45 @@ bool rt_window_claim_at(uint64_t base, bool owns_below, bool owns_above)
     return free;
 }
 
-uint8_t *rt_window_claim(void)
+/* The next one that is claimed of n granules and their neighbours; 0: none is. */
+static uint64_t last_claimed(uint64_t first, unsigned n)
 {
-    uint64_t granule = 31 * TIB / RT_WINDOW_SIZE + 1, end = 42 * TIB / RT_WINDOW_SIZE - 1;
+    for (uint64_t granule = first + n; granule >= first - 1; granule--) {
+        if (is_claimed(granule))
+            return granule;
+    }
+    return 0;
+}
+
+uint8_t *rt_window_claim_run(unsigned n)
+{
+    uint64_t first = 31 * TIB / RT_WINDOW_SIZE + 1, end = 42 * TIB / RT_WINDOW_SIZE - n, last;
 
     lock();
-    while (granule < end && is_claimed(granule))
-        granule += 2;
-    if (granule < end)
-        set_claimed(granule, true);
+    while (first < end && (last = last_claimed(first, n)))
+        first = last + 2;
+    for (unsigned i = 0; first < end && i < n; i++)
+        set_claimed(first + i, true);
     unlock();
-    return granule < end ? (uint8_t *)(granule * RT_WINDOW_SIZE) : NULL;
+    return first < end ? (uint8_t *)(first * RT_WINDOW_SIZE) : NULL;
+}
+
+uint8_t *rt_window_claim(void)
+{
+    return rt_window_claim_run(1);
+}
+
+void rt_window_release_run(uint8_t *base, unsigned n)
+{
+    if (rt_os_unmap(base, n * RT_WINDOW_SIZE) < 0)
+        return; /* never again: the next owner must not find pages in it */
+    lock();
+    for (unsigned i = 0; i < n; i++)
+        set_claimed((uint64_t)base / RT_WINDOW_SIZE + i, false);
+    unlock();
 }
 
 void rt_window_release(uint8_t *base)
 {
-    if (rt_os_unmap(base, RT_WINDOW_SIZE) < 0)
-        return; /* never again: the next owner must not find pages in it */
-    lock();
-    set_claimed((uint64_t)base / RT_WINDOW_SIZE, false);
-    unlock();
+    rt_window_release_run(base, 1);
 }

@@ -1,11 +1,8 @@
 /* branch.c - how a block is left.
  *
  * Direct, same page    jmp rel32, patched to the target block when it exists (a link).
- * Direct, other page   mov $pc, %r8d; jmp *slot(%r14): through the jump table, which belongs to the
- *                      address space, at an index known now.
- * Indirect, RET        pext mask, %r8d, %r9d; jmp *(%r14,%r9,8). No compare here: the block that is
- *                      reached compares r8d with its own pc, with flags or without as they are
- *                      dead or live there, and goes to the miss stub when it is not meant.
+ * All others           jmp *(%r14,%r8,8), r8d being the pc: through the jump table, which belongs
+ * to the address space and has an entry for every pc (codecache/flat.c).
  *
  * Calls push the guest's return address; the host's return stack is not used: the indirect
  * predictor does as well (measured, docs/design.md section 4). */
@@ -16,29 +13,29 @@ static bool same_page(const struct tr_block *t, uint64_t pc)
     return !((pc ^ t->rq->pc) >> 12) && !t->crossing;
 }
 
-static void emit_table_jump(struct tr_block *t, uint64_t pc)
+/* To the pc in r8d: jmp *(%r14,%r8,8) */
+static const uint8_t table_jump[] = {0x43, 0xff, 0x24, 0xc6};
+
+static void emit_indirect(struct tr_block *t)
 {
-    e_mov_r8d(t, (uint32_t)pc);
-    e3(t, 0x41, 0xff, 0xa6);
-    e32(t, (uint32_t)cc_index(t->rq->cc, pc) * 8);
+    e4(t, table_jump[0], table_jump[1], table_jump[2], table_jump[3]);
+}
+
+bool tr_is_table_jump(const uint8_t *hpc)
+{
+    return __builtin_memcmp(hpc, table_jump, sizeof(table_jump)) == 0;
 }
 
 void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
 {
     if (!may_link || !same_page(t, pc)) {
-        emit_table_jump(t, pc);
+        e_mov_r8d(t, (uint32_t)pc);
+        emit_indirect(t);
         return;
     }
     e1(t, 0xe9);
     e32(t, 0);
     tr_site_add(t, t->p - 4, pc, false);
-}
-
-/* To the pc in r8d. */
-static void emit_indirect(struct tr_block *t)
-{
-    e_index(t, 8, 9);
-    e4(t, 0x43, 0xff, 0x24, 0xce);
 }
 
 static uint64_t target_of(const struct tr_block *t, unsigned i)

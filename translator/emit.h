@@ -133,8 +133,8 @@ static inline void e_state(struct tr_block *t, unsigned rex, unsigned opcode, un
     e3(t, opcode, 0x04 | (reg & 7) << 3, 0x25);
     e32(t, state);
 }
-/* pext mask, %pc, %index: what cc_index() says, without flags; movzwl %pc, %index where PEXT is
- * slow. Both registers are r8 to r15. */
+/* 64-bit code: pext mask, %pc, %index: what cc_index() says, without flags; movzwl %pc, %index
+ * where PEXT is slow. Both registers are r8 to r15. */
 static inline void e_index(struct tr_block *t, unsigned pc, unsigned index)
 {
     if (t->rq->cc->index_mask == 0xffff) {

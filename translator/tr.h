@@ -182,7 +182,7 @@ struct tr_request {
     uint64_t gpa;
     uint32_t key;         /* enum tr_key */
     uint32_t max_insns;   /* per block */
-    bool linked_only;     /* no jump table need lead to the block */
+    bool linked_only;     /* 64-bit code: no jump table need lead to the block */
     const uint8_t *bytes; /* at pc, valid to the end of the page */
     /* The next page's bytes, when its translation is known to be needed: gpa2 its address. */
     const uint8_t *bytes2;
@@ -202,6 +202,9 @@ bool tr_is_check(const uint8_t *hpc, unsigned *class);
 /* Whether it is the load in front of an addition to rsp, which stands for no access of the guest's.
  */
 bool tr_is_probe(const uint8_t *hpc);
+
+/* Whether it is 32-bit code's jump through the table. */
+bool tr_is_table_jump(const uint8_t *hpc);
 
 /* Makes a block. Several threads may translate into different caches. */
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block);

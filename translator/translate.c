@@ -4,7 +4,7 @@
  * ends at an unconditional branch, a callout, the page's end, or max_insns. An instruction that
  * crosses into the next page is a block of its own, reached only through jump tables.
  *
- *   decode ahead -> [indirect entry: is r8d this block's pc?]
+ *   decode ahead -> [64-bit code: indirect entry: is r9 this block's pc?]
  *                   [direct entry]  code of each instruction, by the table below
  *                   [tails: side exits, callouts]  [callout records]
  *
@@ -161,51 +161,6 @@ static enum tr_result decode_ahead(struct tr_block *t)
 
 /* ---- emitting ---- */
 
-/* Without flags, one branch that is always taken. */
-static void emit_entry_branch(struct tr_block *t)
-{
-    uint8_t *field;
-
-    e3(t, 0x49, 0x89, 0xc9); /* mov %rcx, %r9 */
-    e3(t, 0x41, 0x8d, 0x88); /* lea -pc(%r8), %ecx */
-    e32(t, (uint32_t)-t->rq->pc);
-    e2(t, 0xe3, 0); /* jrcxz over */
-    field = t->p;
-    e3(t, 0x4c, 0x89, 0xc9); /* mov %r9, %rcx */
-    e_jmp(t, t->rq->stubs->miss32);
-    field[-1] = (uint8_t)(t->p - field);
-    e3(t, 0x4c, 0x89, 0xc9); /* over: mov %r9, %rcx */
-}
-
-/* Without flags or branches: a load that only the right pc survives. Another pc with this table
- * slot differs by a multiple of 65,536 at least, so shifted left by 31 the difference makes an
- * address that is not canonical; the fault handler then goes to the miss stub and has the block
- * translated with emit_entry_branch(). 3 instructions where that takes 5 and a taken branch: an
- * interpreter by computed goto went from 3.4 to 3.1 of native time. */
-static void emit_entry_load(struct tr_block *t)
-{
-    e3(t, 0x45, 0x8d, 0x88); /* lea -pc(%r8), %r9d */
-    e32(t, (uint32_t)-t->rq->pc);
-    e4(t, 0xc4, 0x43, 0xfb, 0xf0); /* rorx $33, %r9, %r9 */
-    e2(t, 0xc9, 33);
-    e4(t, 0x64, 0x4d, 0x8b, 0x89); /* mov %fs:state(%r9), %r9 */
-    e32(t, STATE(gpr));
-}
-
-/* Falls through when r8d is this block's pc, else leads to the miss stub. A compare will not do,
- * even where this block has no use for flags: the block that was meant may have. */
-static void emit_entry(struct tr_block *t)
-{
-    bool collided = cc_collided(t->rq->cc, t->rq->pc);
-
-    if (is_long(t))
-        l_entry(t, collided);
-    else if (collided)
-        emit_entry_branch(t);
-    else
-        emit_entry_load(t);
-}
-
 /* lea n(%r13), %r13 for the instructions up to the next branch */
 static void emit_count(struct tr_block *t, unsigned i)
 {
@@ -339,8 +294,8 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (is_long(t))
         l_begin(t);
     t->movable = may_be_moved(t);
-    if (!t->rq->linked_only)
-        emit_entry(t);
+    if (is_long(t) && !t->rq->linked_only)
+        l_entry(t, cc_collided(t->rq->cc, t->rq->pc));
     proto->direct = (uint8_t)(t->p - t->base);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)

@@ -132,12 +132,12 @@ static int vm_prepare(struct mon_vm *vm, const struct novt_config *config)
                              vm->error, sizeof(vm->error));
     if (rc != NOVT_OK)
         return rc;
+    if (vm->config.flags & NOVT_F_VERIFY)
+        vm->config.flags |= NOVT_F_NO_CHAIN;
     vm->cc.for_perf = (vm->config.flags & NOVT_F_PERF_MAP) != 0;
     rc = cc_create(&vm->cc, vm->config.code_cache_size, MON_MAX_GPA);
     if (rc == 0)
         rc = tr_stubs_emit(&vm->cc, &vm->stubs);
-    if (rc == 0 && (vm->config.flags & NOVT_F_VERIFY))
-        rc = mon_verify_prepare(vm);
     if (rc == 0)
         rc = register_code(vm);
     if (rc < 0)

@@ -204,8 +204,8 @@ struct mon_vcpu {
     bool refill, refill_write;
     uint8_t refill_cpl;
     uint64_t refill_gla, refill_rip;
-    void *table; /* jump table of the current view */
-    int tid;     /* of the thread that runs it, 0 when none */
+    void **table; /* jump table of the current view */
+    int tid;      /* of the thread that runs it, 0 when none */
     struct mon_view_set *views;
     struct mon_native *native;        /* native.c */
     struct mon_verify *verify;        /* verify.c; NULL without NOVT_F_VERIFY */

@@ -137,7 +137,6 @@ void mon_mode_update(struct mon_vcpu *v)
         return;
     v->key = mode_key(v, v->cpu->cpl);
     mon_view_select(v, v->key);
-    v->table = v->cpu->jump_table;
     if (v->key & TR_K_LONG)
         prepare_sides(v);
     if (v->refill && v->cpu->cpl == v->refill_cpl &&

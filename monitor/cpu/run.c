@@ -304,7 +304,7 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
         cc_invalidate(cc, b->gpa, 1);
         b = NULL;
     }
-    if (b && entry && !b->direct) {
+    if (b && b->wide && entry && !b->direct) {
         cc_enter(cc, b);
         mon_count(v, MON_STAT_entries_late);
         b = NULL;
@@ -629,6 +629,21 @@ static bool nothing_ran(const struct mon_vcpu *v, enum rt_exit reason, uint64_t 
             v->cpu->gpr[RT_CX] == rcx);
 }
 
+/* Where translated code begins, and what it leaves through. */
+static void choose_block(struct mon_vcpu *v)
+{
+    bool wide = v->key & TR_K_LONG;
+
+    v->cpu->jump_table = wide ? v->table : cc_table_flat(v->table);
+    if (v->verify)
+        mon_verify_begin(v);
+    else if (v->arrived)
+        v->cpu->start = v->arrived;
+    else
+        v->cpu->start = cc_table_at(&v->vm->cc, v->table, v->cpu->rip, wide);
+    v->arrived = NULL;
+}
+
 static enum mon_rc run_translated(struct mon_vcpu *v)
 {
     struct rt_cpu *cpu = v->cpu;
@@ -636,11 +651,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     bool shadow = v->shadow;
     enum rt_exit reason;
 
-    cpu->jump_table = v->verify ? mon_verify_begin(v) : v->table;
-    cpu->start = ((void **)cpu->jump_table)[cc_index(&v->vm->cc, cpu->rip)];
-    if (v->arrived && !v->verify)
-        cpu->start = v->arrived;
-    v->arrived = NULL;
+    choose_block(v);
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
     cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
@@ -658,7 +669,6 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     }
     reason = v->key & TR_K_COUNT ? enter_timed(v) : enter(v);
     park_for_sanitizer(cpu);
-    cpu->jump_table = v->table; /* a kick that came late may have put the miss table there */
     flags_join(cpu);
     v->shadow = false;
     if ((shadow || rf) && nothing_ran(v, reason, rip, rcx)) {

@@ -11,7 +11,7 @@
 #include "monitor/cpu/vm.h"
 #include "runtime/unwind.h"
 
-/* The entry check of a block found another pc (translate.c, emit_entry_load). */
+/* The entry check of a block found another pc (long_flow.c, l_entry()). */
 static bool entry_collision(struct mon_vcpu *v, struct rt_context *context)
 {
     struct cc *cc = &v->vm->cc;
@@ -61,6 +61,25 @@ static void after_device(struct mon_vcpu *v, const struct rt_context *context)
     }
 }
 
+/* 32-bit code: a branch through a hole of the jump table or through the one that always misses, or
+ * to a block that has been dropped. */
+static bool missed(struct mon_vcpu *v, struct rt_context *context)
+{
+    const struct cc *cc = &v->vm->cc;
+    const uint8_t *hpc = (const uint8_t *)context->rip;
+    const struct cc_block *b = cc_find(cc, hpc);
+
+    if (!b || b->wide)
+        return false;
+    if (!b->valid && hpc == cc->rx + b->host)
+        context->gpr[8] = b->pc;
+    else if (!tr_is_table_jump(hpc))
+        return false;
+    mon_count(v, MON_STAT_fault_miss);
+    context->rip = (uint64_t)cc->miss_stub;
+    return true;
+}
+
 static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *context)
 {
     struct mon_vcpu *v = cpu->owner;
@@ -69,7 +88,7 @@ static enum rt_fault_action on_fault(struct rt_cpu *cpu, struct rt_context *cont
 
     mon_mode_follow(v);
     v->after_fault = AFTER_STEP;
-    if (entry_collision(v, context))
+    if (entry_collision(v, context) || missed(v, context))
         return RT_FAULT_RETRY;
     if (fault->vector == MON_PF && mon_view_is_absent_place(v, fault->addr)) {
         mon_count(v, MON_STAT_fault_place);
@@ -118,7 +137,7 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     const uint8_t *hpc;
     struct cc_block *b;
 
-    cpu->jump_table = cc->miss_table;
+    cpu->jump_table = v->key & TR_K_LONG ? cc->miss_table : CC_FLAT_MISS;
     cpu->start = cc->miss_stub;
     v->mode_changed = true;
     cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
@@ -141,7 +160,7 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
         cc_unlink_exits(cc, b);
     /* The jump table is in r14, or in 64-bit code about to be used in r11. */
     if (!(v->key & TR_K_LONG))
-        context->gpr[14] = (uint64_t)cc->miss_table;
+        context->gpr[14] = (uint64_t)CC_FLAT_MISS;
     else if (context->gpr[11] == (uint64_t)v->table)
         context->gpr[11] = (uint64_t)cc->miss_table;
     return RT_FAULT_RETRY;

@@ -2,9 +2,9 @@
  *
  *   begin   the block at rip, instruction by instruction in the slow path (the trial), as far as it
  *           goes straight; pages that it may write are copied first; then everything is undone
- *   run     one translated block: chaining is off, and the thunk below makes all ways out lead to C
- *   end     registers, flags, vector state and the trial's pages are compared; the first difference
- *           ends the run with a report
+ *   run     one translated block: chaining is off, and the jump table misses always: all ways out
+ * lead to C end     registers, flags, vector state and the trial's pages are compared; the first
+ * difference ends the run with a report
  *
  *     page   [before]  copied when the slow path first asks for the page to write it
  *            [after]   what the trial left there; the page itself gets [before] back
@@ -40,49 +40,6 @@
 #include <string.h>
 
 /* ---- life ---- */
-
-/* Thunks: a table jump leads here and on to the block at exit_arg (which only ways out use), with
- * the jump table that always misses in r14 (32-bit code) or in rt_cpu (64-bit code). */
-static uint8_t *put(uint8_t *p, const void *bytes, size_t n)
-{
-    memcpy(p, bytes, n);
-    return p + n;
-}
-
-static uint32_t cell_of(size_t offset)
-{
-    return (uint32_t)(rt_cpu_offset() + (intptr_t)offset);
-}
-
-static uint8_t *put_jump(uint8_t *p)
-{
-    uint32_t cell = cell_of(offsetof(struct rt_cpu, exit_arg));
-
-    p = put(p, "\x64\xff\x24\x25", 4); /* jmp *%fs:exit_arg */
-    return put(p, &cell, 4);
-}
-
-#define THUNK_SIZE 32
-
-int mon_verify_prepare(struct mon_vm *vm)
-{
-    uint8_t *start = cc_reserve(&vm->cc, 2 * THUNK_SIZE), *p = start;
-    uint64_t table = (uint64_t)vm->cc.miss_table;
-    uint32_t cell = cell_of(offsetof(struct rt_cpu, jump_table));
-
-    if (!p)
-        return -ENOMEM;
-    p = put(p, "\x49\xbe", 2); /* mov $table, %r14 */
-    put_jump(put(p, &table, 8));
-    p = put(start + THUNK_SIZE, "\x49\xbb", 2); /* mov $table, %r11 */
-    p = put(p, &table, 8);
-    p = put(p, "\x64\x4c\x89\x1c\x25", 5); /* mov %r11, %fs:jump_table */
-    put_jump(put(p, &cell, 4));
-    vm->verify_thunk = cc_commit(&vm->cc, 2 * THUNK_SIZE);
-    vm->cc.start = vm->cc.used; /* they stay when the code cache is flushed */
-    vm->config.flags |= NOVT_F_NO_CHAIN;
-    return 0;
-}
 
 int mon_verify_create(struct mon_vcpu *v)
 {
@@ -476,9 +433,8 @@ static void trial(struct mon_vcpu *v, unsigned limit)
 /* The block that the jump table has for rip. */
 static const struct cc_block *block_at(const struct mon_vcpu *v)
 {
-    void *const *table = v->table;
     const struct cc *cc = &v->vm->cc;
-    const uint8_t *hpc = table[cc_index(cc, v->cpu->rip)];
+    const uint8_t *hpc = cc_table_at(cc, v->table, v->cpu->rip, v->key & TR_K_LONG);
     const struct cc_block *b = hpc == cc->miss_stub ? NULL : cc_find(cc, hpc);
 
     return b && b->valid && b->pc == v->cpu->rip ? b : NULL;
@@ -521,19 +477,16 @@ static void arm(struct mon_vcpu *v, const struct cc_block *b)
     y->phase = RUN;
 }
 
-void *mon_verify_begin(struct mon_vcpu *v)
+void mon_verify_begin(struct mon_vcpu *v)
 {
-    struct mon_verify *y = v->verify;
+    const struct cc *cc = &v->vm->cc;
     const struct cc_block *b = block_at(v);
 
-    y->armed = false;
-    if (!b)
-        return v->vm->cc.miss_table;
-    if (is_due(v, b))
+    v->verify->armed = false;
+    if (b && is_due(v, b))
         arm(v, b);
-    v->cpu->exit_arg = (uint64_t)(v->vm->cc.rx + b->host);
-    y->cell = v->vm->verify_thunk + (v->key & TR_K_LONG ? THUNK_SIZE : 0);
-    return (void **)&y->cell - cc_index(&v->vm->cc, v->cpu->rip);
+    v->cpu->jump_table = v->key & TR_K_LONG ? cc->miss_table : CC_FLAT_MISS;
+    v->cpu->start = b ? cc->rx + b->host : cc->miss_stub;
 }
 
 /* ---- comparing ---- */
@@ -685,7 +638,6 @@ enum mon_rc mon_verify_end(struct mon_vcpu *v, enum rt_exit reason)
     struct mon_verify *y = v->verify;
     struct rt_cpu *cpu = v->cpu;
 
-    cpu->jump_table = v->table;
     y->phase = IDLE;
     if (!y->armed)
         return MON_OK;

@@ -7,8 +7,6 @@
 
 #include "monitor/cpu/vm.h"
 
-/* Prepares the VM: before its first block is translated. 0 or a negative errno. */
-int mon_verify_prepare(struct mon_vm *vm);
 /* Makes v->verify if the VM has NOVT_F_VERIFY. 0 or a negative errno. */
 int mon_verify_create(struct mon_vcpu *v);
 void mon_verify_destroy(struct mon_vcpu *v);
@@ -18,9 +16,9 @@ uint64_t mon_verify_count(const struct mon_vcpu *v);
 /* How many instructions at the current rip, whose bytes are at gpa, may be one block. */
 uint32_t mon_verify_block_limit(struct mon_vcpu *v, uint64_t gpa);
 
-/* Executes what the block at rip should do in the slow path, and undoes it. The value is the jump
- * table with which translated code has to be entered now: exactly one block runs. */
-void *mon_verify_begin(struct mon_vcpu *v);
+/* Executes what the block at rip should do in the slow path, and undoes it. Sets rt_cpu.start and
+ * jump_table so that exactly that block runs. */
+void mon_verify_begin(struct mon_vcpu *v);
 /* Translated code is back, flags joined. MON_EXIT: it did something else; the run area has
  * NOVT_EXIT_INTERNAL and a sentence, the log a report. */
 enum mon_rc mon_verify_end(struct mon_vcpu *v, enum rt_exit reason);

@@ -55,7 +55,6 @@ enum ending {
 };
 
 struct mon_verify {
-    void *cell; /* what rt_enter jumps through */
     enum phase phase;
     bool armed; /* a trial waits for its run */
     bool wrote_code;

@@ -223,7 +223,9 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key)
             return;
         v->cpu->window = view->window;
     }
-    v->cpu->jump_table = view_select_table(v, space, key);
+    v->table = view_select_table(v, space, key);
+    if (!(key & TR_K_LONG) && !cc_table_flat(v->table))
+        v->host_failure = "no host memory for another guest address space";
 }
 
 static struct space *fresh_space(const struct mon_vcpu *v, enum view_class cls)

@@ -35,7 +35,7 @@ void view_clear_super_local(struct mon_vcpu *v)
         return;
     }
     for (uint32_t i = 0; i < set->local_count; i++) {
-        set->super_table[cc_index(&v->vm->cc, set->local[i])] = v->vm->cc.miss_stub;
+        cc_table_forget(&v->vm->cc, set->super_table, set->local[i]);
         cc_place_clear_page(&v->vm->cc, set->super_table, set->local[i]);
     }
     set->local_count = 0;
@@ -150,13 +150,13 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     }
     if (v->host_failure)
         return;
-    cc_place_enter(&v->vm->cc, v->cpu->jump_table, b);
-    if (!b->direct)
+    cc_place_enter(&v->vm->cc, v->table, b);
+    if (b->wide && !b->direct)
         return;
-    const void *was = ((void **)v->cpu->jump_table)[cc_index(&v->vm->cc, b->pc)];
+    const void *was = cc_table_at(&v->vm->cc, v->table, b->pc, b->wide);
     if (was != v->vm->cc.miss_stub && was != v->vm->cc.rx + b->host)
         mon_count(v, MON_STAT_entries_replaced);
-    cc_table_set(&v->vm->cc, v->cpu->jump_table, b);
+    cc_table_set(&v->vm->cc, v->table, b);
 }
 
 /* ---- protection ---- */

@@ -52,7 +52,6 @@ struct mon_vm {
     uint32_t map_budget;
     uint64_t created_ns;
     struct cc_jitinfo *jitinfo;
-    uint8_t *verify_thunk; /* NOVT_F_VERIFY: how a single block is entered (verify.c) */
 };
 
 /* What the fault handler left to do (mon_vcpu.after_fault). */

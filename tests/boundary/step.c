@@ -55,15 +55,14 @@ static inline void set_host_tf(void)
 /* Indirect branches go to whatever the jump table knows: nothing but the block at rip. */
 static void forget_last_entry(const struct rt_cpu *cpu)
 {
-    static uint8_t **last;
-    uint8_t **table = cpu->jump_table;
+    static void **table;
+    static uint64_t pc;
     const struct mon_vcpu *v = cpu->owner;
 
-    if (last && last != &table[cpu->rip & (CC_TABLE_ENTRIES - 1)])
-        *last = v->vm->cc.miss_stub;
-    last = (void *)table == (void *)v->vm->cc.miss_table
-               ? NULL
-               : &table[cpu->rip & (CC_TABLE_ENTRIES - 1)];
+    if (table && (table != v->table || pc != cpu->rip))
+        cc_table_forget(&v->vm->cc, table, pc);
+    table = v->table;
+    pc = cpu->rip;
 }
 
 static enum rt_exit enter(struct rt_cpu *cpu, enum rt_exit (*real)(struct rt_cpu *))

@@ -20,6 +20,7 @@
 #define WINDOW (4ull << 30)
 
 #define JUMP_TABLE (4u << 20) /* at most, at the end of 4 GiB */
+#define JUMP_PART  (2u << 20) /* of a jump table of 32-bit code */
 
 /* Where windows are (runtime/window.c), and nothing else. */
 static const struct {
@@ -122,8 +123,10 @@ static bool in_zone(const struct mapping *x)
 static bool mapping_is_right(const struct mapping *x, unsigned *elsewhere)
 {
     bool ram = !strncmp(x->name, "/memfd:escape-ram", 17);
-    bool jumps =
-        !strncmp(x->name, "/memfd:novt-jump-table", 22) && x->start % WINDOW >= WINDOW - JUMP_TABLE;
+    /* 64-bit code's at the end of a range, parts of 32-bit code's at multiples of their size */
+    bool jumps = !strncmp(x->name, "/memfd:novt-jump-table", 22) &&
+                 (x->start % WINDOW >= WINDOW - JUMP_TABLE ||
+                  (x->start % JUMP_PART == 0 && x->end - x->start == JUMP_PART));
     bool table = jumps || !strncmp(x->name, "/memfd:novt-deltas", 18) ||
                  !strncmp(x->name, "/memfd:novt-places", 18);
 

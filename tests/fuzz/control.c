@@ -273,7 +273,14 @@ static void check_relative(struct walk *w, int64_t displacement, bool conditiona
     }
 }
 
-/* jmp *slot(table) or jmp *(table,index,8) */
+/* 32-bit code's jump table has an entry for every pc, 64-bit code's for every index. */
+static bool is_index(const struct control *c, const struct control_value *index)
+{
+    return c->block->wide ? index->kind == CONTROL_INDEX16
+                          : index->kind == CONTROL_GUEST && !index->wide;
+}
+
+/* jmp *slot(table), of 64-bit code, or jmp *(table,index,8) */
 static void check_indirect(struct walk *w)
 {
     struct control *c = w->c;
@@ -287,12 +294,12 @@ static void check_indirect(struct walk *w)
     }
     table = &w->now.reg[control_register(o->mem.base)];
     if (o->mem.index == ZYDIS_REGISTER_NONE) {
-        if (table->kind != CONTROL_TABLE || o->mem.disp.value < 0 || o->mem.disp.value % 8 ||
-            o->mem.disp.value >= (int64_t)CC_TABLE_SIZE)
+        if (!c->block->wide || table->kind != CONTROL_TABLE || o->mem.disp.value < 0 ||
+            o->mem.disp.value % 8 || o->mem.disp.value >= (int64_t)CC_TABLE_SIZE)
             control_say(c, "a jump beside the jump table");
     } else {
         index = &w->now.reg[control_register(o->mem.index) & 15];
-        if (table->kind != CONTROL_TABLE || index->kind != CONTROL_INDEX16 || o->mem.scale != 8 ||
+        if (table->kind != CONTROL_TABLE || !is_index(c, index) || o->mem.scale != 8 ||
             o->mem.disp.value)
             control_say(c, "a jump beside the jump table");
     }

@@ -46,24 +46,17 @@ static bool is_host_stack(struct control *c, const struct control_state *s)
             control_register(c->operand[0].reg.value) >= 8);
 }
 
-static bool state_is_right(struct control *c, const struct control_state *s,
-                           const ZydisDecodedOperand *o)
+static bool state_is_right(struct control *c, const ZydisDecodedOperand *o)
 {
     size_t at;
 
     c->by_state++;
     if (!control_is_state(c, o, &at))
         return false;
-    /* The entry check: a load whose index was rotated so that only zero is canonical. */
-    if (control_register(o->mem.base) < 16)
-        return c->at < c->block->direct && c->zi.mnemonic == ZYDIS_MNEMONIC_MOV &&
-               s->reg[control_register(o->mem.base)].kind == CONTROL_ROTATED &&
-               s->reg[control_register(o->mem.base)].small == 33;
     if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
         return CONTROL_IN(at, vif);
     return CONTROL_IN(at, vif) || CONTROL_IN(at, irq_pending) || CONTROL_IN(at, rflags) ||
-           CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr) ||
-           c->zi.mnemonic == ZYDIS_MNEMONIC_PEXT;
+           CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr);
 }
 
 static bool operand_is_confined(struct control *c, const struct control_state *s,
@@ -72,7 +65,7 @@ static bool operand_is_confined(struct control *c, const struct control_state *s
     unsigned base = control_register(o->mem.base), index = control_register(o->mem.index);
 
     if (o->mem.segment == ZYDIS_REGISTER_FS)
-        return state_is_right(c, s, o);
+        return state_is_right(c, o);
     if (o->mem.segment == ZYDIS_REGISTER_GS) {
         c->by_table++;
         return c->zi.address_width == 32;
@@ -155,31 +148,6 @@ static bool lea(struct control *c, struct control_state *s)
     return false;
 }
 
-static bool special(struct control *c, struct control_state *s)
-{
-    unsigned to, from;
-
-    if (move(c, s) || lea(c, s))
-        return true;
-    if (c->zi.mnemonic == ZYDIS_MNEMONIC_RORX && is_register(c, 0, &to) &&
-        is_register(c, 1, &from) && c->operand[0].size == 64 && to == 9 && from == 9 &&
-        !s->reg[9].wide) {
-        s->reg[to] = (struct control_value){
-            .kind = CONTROL_ROTATED, .wide = true, .small = (uint8_t)c->operand[2].imm.value.u};
-        return true;
-    }
-    if ((c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX && is_register(c, 0, &to) &&
-         is_register(c, 1, &from) && c->operand[1].size == 16 && to >= 8 &&
-         s->reg[from].kind == CONTROL_GUEST) ||
-        (c->zi.mnemonic == ZYDIS_MNEMONIC_PEXT && is_register(c, 0, &to) &&
-         c->operand[2].type == ZYDIS_OPERAND_TYPE_MEMORY &&
-         c->operand[2].mem.segment == ZYDIS_REGISTER_FS)) {
-        s->reg[to] = (struct control_value){.kind = CONTROL_INDEX16};
-        return true;
-    }
-    return false;
-}
-
 /* Cutting off the upper half makes rsi and rdi the guest's again. */
 static bool cuts(const struct control *c, unsigned reg)
 {
@@ -218,8 +186,7 @@ static void generic(struct control *c, struct control_state *s)
         const ZydisDecodedOperand *o = &c->operand[i];
         unsigned reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? control_register(o->reg.value) : 99;
         if (reg > 15 || !(o->actions & ZYDIS_OPERAND_ACTION_MASK_READ) ||
-            s->reg[reg].kind == CONTROL_GUEST || s->reg[reg].kind == CONTROL_INDEX16 ||
-            s->reg[reg].kind == CONTROL_ROTATED)
+            s->reg[reg].kind == CONTROL_GUEST)
             continue;
         if (!(s->reg[reg].kind == CONTROL_HOST && (is_string(c) || cuts(c, reg))) &&
             !(reg == RT_SP && s->reg[reg].kind == CONTROL_HOST_SP))
@@ -236,6 +203,6 @@ static void generic(struct control *c, struct control_state *s)
 void control_step32(struct control *c, struct control_state *s)
 {
     check_memory(c, s);
-    if (!special(c, s))
+    if (!move(c, s) && !lea(c, s))
         generic(c, s);
 }

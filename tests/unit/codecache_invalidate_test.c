@@ -22,6 +22,16 @@ Test(codecache_invalidate, a_write_into_a_block_drops_it)
     cr_expect_eq(cc.invalidated, 1);
 }
 
+Test(codecache_invalidate, a_dropped_block_of_32_bit_code_faults_where_it_begins)
+{
+    struct cc_block *b = add_block(0x1000);
+
+    b->direct = 0;
+    cc_invalidate(&cc, 0x1000, 1);
+    cr_expect_eq(cc.rw[b->host], 0xf4, "HLT");
+    cr_expect_eq(cc.rw[b->host + 1], 0xcc, "whoever is in the block goes on");
+}
+
 struct range_row {
     uint64_t gpa;
     unsigned len;

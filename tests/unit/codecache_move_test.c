@@ -88,8 +88,7 @@ Test(codecache_move, a_full_place_says_so_until_it_is_emptied)
     cr_expect(!cc.copies.full);
 }
 
-Test(codecache_move, what_copies_do_not_need_is_for_translations, .init = cache_setup,
-     .fini = cache_teardown)
+Test(codecache_move, what_copies_do_not_need_is_for_translations)
 {
     size_t usual = cc.main_size;
 

@@ -104,7 +104,7 @@ static unsigned entries_other_than_miss(void *const *table)
 
 static void put(void **table, uint64_t pc)
 {
-    struct cc_block b = {.pc = pc, .host = 16};
+    struct cc_block b = {.pc = pc, .host = 16, .wide = true};
     cc_table_set(&cc, table, &b);
 }
 
@@ -167,6 +167,7 @@ Test(codecache_region, a_block_goes_to_the_slot_of_its_low_16_bits)
 {
     void **table = cc_table_new(&cc);
     struct cc_block *b = add_block(0x345678);
+    b->wide = true;
 
     cc_table_set(&cc, table, b);
     cr_expect_eq(table[0x5678], cc.rx + b->host);

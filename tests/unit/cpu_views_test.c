@@ -120,25 +120,28 @@ Test(views, any_two_of_many_slots_come_to_rest, .timeout = 60)
     engine_guest_destroy(&g);
 }
 
-/* An address space of 32-bit code takes two of the ranges that VMs of a process share: its jump
- * table's and its window. */
+/* An address space of 32-bit code takes three of the ranges that VMs of a process share: its jump
+ * table's, its window, and 32 GiB for the entries of every pc. */
 Test(views, a_host_without_addresses_ends_the_run_with_a_sentence, .timeout = 30)
 {
     static const uint8_t nothing[] = {0x90, 0xf4};
     static const char *const sentences[] = {"another guest address space",
-                                            "no host addresses for another 4 GiB"};
-    uint8_t *last[2] = {NULL, NULL}, *window;
+                                            "no host addresses for another 4 GiB",
+                                            "another guest address space"};
+    uint8_t *last[8] = {NULL}, *window;
 
     engine_guest_create(&g, 0, nothing, sizeof(nothing));
     while ((window = rt_window_claim())) {
-        last[0] = last[1];
-        last[1] = window;
+        memmove(last, last + 1, sizeof(last) - sizeof(*last));
+        last[7] = window;
     }
-    for (unsigned n = 0; n < 2; n++) {
+    for (unsigned n = 0; n < 3; n++) {
         cr_assert_eq(novt_vcpu_run(g.vcpu), NOVT_E_NOMEM);
         cr_assert_neq(strstr(novt_vm_error(g.vm), sentences[n]), NULL, "%s", novt_vm_error(g.vm));
         rt_window_release(last[n]);
     }
+    for (unsigned n = 3; n < 8; n++)
+        rt_window_release(last[n]);
     cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
     engine_guest_destroy(&g);
 }

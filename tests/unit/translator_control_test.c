@@ -59,7 +59,7 @@ static struct cc_block *translate(const uint8_t *bytes, unsigned n, uint32_t key
 
     memset(page, 0xf4, sizeof(page));
     memcpy(page, bytes, n);
-    if (cc.used > cc.size / 2)
+    if (cc.used > cc.size / 2 || cc.nblocks > cc.max_blocks / 2)
         cc_flush(&cc);
     cr_assert_eq(tr_translate(&request, &block), TR_DONE);
     return block;
@@ -214,6 +214,11 @@ static const struct bad bad[] = {
     {"a jump behind the jump table", LONG, "644c8b1c25$T41ffa300002000", "beside the jump table"},
     {"a jump by a whole register", LONG, "644c8b1c25$T41ff24c3", "beside the jump table"},
     {"a jump between entries", LONG, "644c8b1c25$T41ffa301000000", "beside the jump table"},
+    {"a jump by what is left over in r8", FLAT, "43ff24c6", "beside the jump table"},
+    {"a jump by an upper half", FLAT, "4801c843ff24c6", "beside the jump table"},
+    {"a jump behind the indexed entry", FLAT, "4189c043ff64c608", "beside the jump table"},
+    {"a jump by four bytes", FLAT, "4189c043ff2486", "beside the jump table"},
+    {"a jump by a slot", FLAT, "41ffa600000000", "beside the jump table"},
     {"a jump out", LONG, "e900100000", "out of the block"},
     {"a loop", LONG, "ebfe", "backwards"},
     {"a branch into an instruction", LONG, "7401b890909090", "into an instruction"},
