@@ -136,10 +136,8 @@ static struct scope scope_of(const struct comparison *c, unsigned i)
 
 /* ---- registers ---- */
 
-static uint64_t gpr_mask(unsigned i)
+static uint64_t gpr_mask(void)
 {
-    if (diff_mode == TR_MODE_16 && i == RT_SP)
-        return 0xffff; /* IRET to a 16-bit stack leaves the rest undefined */
     return long_mode() ? ~0ull : 0xffffffff;
 }
 
@@ -150,7 +148,7 @@ static bool gprs_equal(const struct image *a, const struct image *b, bool say)
     bool flags = a->rflags == b->rflags, equal = flags;
 
     for (unsigned i = 0; i < gpr_count(); i++) {
-        if (!((a->gpr[i] ^ b->gpr[i]) & gpr_mask(i)))
+        if (!((a->gpr[i] ^ b->gpr[i]) & gpr_mask()))
             continue;
         equal = false;
         if (say)
@@ -280,15 +278,31 @@ unsigned steps_noted(const struct side *side)
     return (unsigned)((*next_step(side) - STEPS) / sizeof(struct step));
 }
 
+static uint64_t steps_untold;
+
+uint64_t steps_without_cause(void)
+{
+    return steps_untold;
+}
+
+/* On a loaded virtual machine the host's signal for a step says once in a while that nothing caused
+ * it; run again it says TRAP_TRACE. Counted: diff.c has the limit. */
+static bool dr6_equal(const struct step *a, const struct step *b)
+{
+    bool untold = a->dr6 == DR6_CLEAR && (uint32_t)b->dr6 == DR6_STEP;
+
+    steps_untold += untold;
+    return untold || !((a->dr6 ^ b->dr6) & gpr_mask());
+}
+
 static bool step_equal(const struct step *a, const struct step *b)
 {
-    const uint64_t noted = gpr_mask(RT_AX); /* 32-bit handlers leave the upper halves alone */
-    uint64_t differ =
-        (a->record ^ b->record) | (a->rip ^ b->rip) | (a->rflags ^ b->rflags) | (a->dr6 ^ b->dr6);
-    bool equal = !(differ & noted);
+    const uint64_t noted = gpr_mask(); /* 32-bit handlers leave the upper halves alone */
+    uint64_t differ = (a->record ^ b->record) | (a->rip ^ b->rip) | (a->rflags ^ b->rflags);
+    bool equal = !(differ & noted) && dr6_equal(a, b);
 
     for (unsigned i = 0; i < gpr_count(); i++)
-        equal &= !((a->gpr[i] ^ b->gpr[i]) & gpr_mask(i));
+        equal &= !((a->gpr[i] ^ b->gpr[i]) & gpr_mask());
     return equal;
 }
 
@@ -297,7 +311,7 @@ static void print_step(const char *side, const struct step *s)
     printf("    %s rip %llx flags %llx dr6 %llx, registers", side, (unsigned long long)s->rip,
            (unsigned long long)s->rflags, (unsigned long long)s->dr6);
     for (unsigned i = 0; i < gpr_count(); i++)
-        printf(" %llx", (unsigned long long)(s->gpr[i] & gpr_mask(i)));
+        printf(" %llx", (unsigned long long)(s->gpr[i] & gpr_mask()));
     printf("\n");
 }
 

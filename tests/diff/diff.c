@@ -429,13 +429,18 @@ static void summary(double seconds)
             printf(" #%u %u", i, fault_counts[i]);
     }
     if (options.single_step)
-        printf("\n%llu single steps", (unsigned long long)steps);
+        printf("\n%llu single steps, %llu without a cause from the host", (unsigned long long)steps,
+               (unsigned long long)steps_without_cause());
     if (options.guest.kicks)
         printf("\n%llu interrupts", (unsigned long long)guest_interrupts());
     printf("\n%llu batches cut short by a known gap, %llu by a wild store\n",
            (unsigned long long)gaps, (unsigned long long)broken);
     if (broken > 2 + passed / BATCH_MAX / 200) {
         printf("too many wild stores\n");
+        failed++;
+    }
+    if (steps_without_cause() > 2 + steps / 10000) {
+        printf("too many steps without a cause\n");
         failed++;
     }
     printf("%llu passed, %llu failed\n", (unsigned long long)passed, (unsigned long long)failed);
@@ -455,11 +460,6 @@ int main(int argc, char **argv)
     take_options(argc, argv);
     diff_mode = options.mode == 64 ? TR_MODE_64 : options.mode == 32 ? TR_MODE_32 : TR_MODE_16;
     setvbuf(stdout, NULL, _IOLBF, 0);
-    if (options.single_step && diff_mode == TR_MODE_16) {
-        /* IRET to a 16-bit stack changes the upper half of ESP, which Linux hides. */
-        fprintf(stderr, "diff: --single-step is for 32- and 64-bit code\n");
-        return 2;
-    }
     memfd = memfd_create("diff", MFD_CLOEXEC);
     if (memfd < 0 || ftruncate(memfd, PHYS_SIZE)) {
         perror("memfd_create");

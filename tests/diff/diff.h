@@ -217,6 +217,8 @@ enum outcome compare(const struct comparison *c, const struct sequence *s, unsig
 bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say);
 bool arenas_equal(const struct comparison *c, bool say);
 bool steps_equal(const struct comparison *c, bool say);
+/* How many steps the host gave no cause for, so far. */
+uint64_t steps_without_cause(void);
 /* How many steps a side noted. */
 unsigned steps_noted(const struct side *side);
 

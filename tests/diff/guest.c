@@ -125,6 +125,7 @@ static void build_descriptors(void)
     put64(gdt + (USER_CS & ~7), descriptor(0, 0xfffff, 0xc0fb));
     put64(gdt + (USER_DS & ~7), descriptor(0, 0xfffff, 0xc0f3));
     put64(gdt + (USER_CS64 & ~7), descriptor(0, 0xfffff, 0xa0fb));
+    put64(gdt + LEAVE_SS, descriptor(0, 0xfffff, 0xc093));
     put64(ldt + (CS16 & ~7), descriptor(CODE, 0xffff, 0x00fb));
     put64(ldt + (DS16 & ~7), descriptor(ARENA, 0xffff, 0x00f3));
 }

@@ -7,7 +7,9 @@
  * addresses of layout.h. One kernel for 32- and 16-bit code, one for 64-bit code. */
 #include "tests/diff/layout.h"
 
-#define TF 0x100
+#define TF               0x100
+#define LEAVE_SP         (KERNEL32 + KERNEL_TSS + 0x80) /* ESP and SS */
+#define LEAVE_DESCRIPTOR (KERNEL32 + KERNEL_GDT + LEAVE_SS)
 
         .macro  stubs push0, vectors
         .set    vector, 0
@@ -22,10 +24,64 @@
         .p2align 4
         .endm
 
+/* A single step is noted; where the sequence ends it goes on without. r: e or r; w: what PUSH has behind
+ * it; then the places of these on the stack, where eax and ebx are the first. */
+        .macro  note_step r, w, ip, flags, sp
+        mov     IO_STEP, %eax
+        cmpl    $0, REC_STEPS(%\r\()bx)
+        je      1f
+        decl    REC_STEPS(%\r\()bx)
+        addl    $STEP_SIZE, IO_STEP
+        mov     %\r\()bx, STEP_RECORD(%\r\()ax)
+        mov     %\r\()cx, STEP_GPR + 8(%\r\()ax)
+        mov     %\r\()dx, STEP_GPR + 16(%\r\()ax)
+        mov     %\r\()bp, STEP_GPR + 40(%\r\()ax)
+        mov     %\r\()si, STEP_GPR + 48(%\r\()ax)
+        mov     %\r\()di, STEP_GPR + 56(%\r\()ax)
+        .ifc    \r, r
+        .set    number, 8
+        .irp    reg, r8, r9, r10, r11, r12, r13, r14, r15
+        mov     %\reg, STEP_GPR + 8 * number(%rax)
+        .set    number, number + 1
+        .endr
+        .endif
+        note    \r, \w, 0, STEP_GPR
+        .ifc    \r, r
+        note    \r, \w, 8, STEP_GPR + 24
+        .else
+        note    \r, \w, 4, STEP_GPR + 24
+        .endif
+        note    \r, \w, \sp, STEP_GPR + 32
+        note    \r, \w, \ip, STEP_RIP
+        note    \r, \w, \flags, STEP_RFLAGS
+        mov     %dr6, %\r\()bx
+        mov     %\r\()bx, STEP_DR6(%\r\()ax)
+        mov     $DR6_CLEAR, %ebx
+        mov     %\r\()bx, %dr6
+        mov     STEP_RECORD(%\r\()ax), %\r\()bx
+        cmpl    $0, REC_STEPS(%\r\()bx)
+        je      1f
+        mov     \ip(%\r\()sp), %\r\()ax
+        sub     REC_EPILOGUE(%\r\()bx), %\r\()ax
+        cmp     $EPILOGUE_SIZE, %\r\()ax
+        jae     2f
+1:      andl    $~TF, \flags(%\r\()sp)
+2:
+        .endm
+        .macro  note r, w, from, to
+        push\w  \from(%\r\()sp)
+        pop\w   \to(%\r\()ax)
+        .endm
+
         .section .rodata
         .code32
         .globl  guest_kernel, guest_kernel_end, guest_kernel_done, guest_kernel_exit
         .globl  guest_kernel_idle
+        .macro  leave
+        cmpw    $DS16, 16(%esp)
+        je      leave16
+        iret
+        .endm
         .macro  stub32 n
         pushl   $\n
         jmp     common
@@ -64,50 +120,18 @@ fault:
         pop     %ebx
         pop     %ds
         add     $8, %esp
-        iret
+        leave
 
-/* A single step is noted; where the sequence ends it goes on without. */
         .p2align 4
 step:
-        mov     IO_STEP, %eax
-        test    %eax, %eax
-        jz      fault
-        cmpl    $0, REC_STEPS(%ebx)
-        je      1f
-        decl    REC_STEPS(%ebx)
-        addl    $STEP_SIZE, IO_STEP
-        mov     %ebx, STEP_RECORD(%eax)
-        mov     %ecx, STEP_GPR + 8(%eax)
-        mov     %edx, STEP_GPR + 16(%eax)
-        mov     %ebp, STEP_GPR + 40(%eax)
-        mov     %esi, STEP_GPR + 48(%eax)
-        mov     %edi, STEP_GPR + 56(%eax)
-        .macro  note from, to
-        pushl   \from(%esp)
-        popl    \to(%eax)
-        .endm
-        note    0, STEP_GPR
-        note    4, STEP_GPR + 24
-        note    32, STEP_GPR + 32
-        note    20, STEP_RIP
-        note    28, STEP_RFLAGS
-        mov     %dr6, %ebx
-        mov     %ebx, STEP_DR6(%eax)
-        mov     $DR6_CLEAR, %ebx
-        mov     %ebx, %dr6
-        mov     STEP_RECORD(%eax), %ebx
-        cmpl    $0, REC_STEPS(%ebx)
-        je      1f
-        mov     20(%esp), %eax
-        sub     REC_EPILOGUE(%ebx), %eax
-        cmp     $EPILOGUE_SIZE, %eax
-        jae     2f
-1:      andl    $~TF, 28(%esp)
-2:      pop     %eax
+        cmpl    $0, IO_STEP
+        je      fault
+        note_step e, l, 20, 28, 32
+        pop     %eax
         pop     %ebx
         pop     %ds
         add     $8, %esp
-        iret
+        leave
 
 /* Vector DONE_VECTOR, at CPL 0. */
         .p2align 4
@@ -121,10 +145,31 @@ guest_kernel_done:
         mov     %eax, 4(%esp)
         mov     16(%esp), %eax
         mov     %eax, %ds
-        iret
+        leave
 
         .p2align 4
 guest_kernel_idle:
+        leave
+
+/* IRET to a 16-bit stack leaves the upper half of ESP as the handler has it: through a segment for the
+ * stack here ESP may have the half that belongs there, as Linux does it. */
+        .p2align 4
+leave16:
+        push    %eax
+        push    %ecx
+        lea     8(%esp), %eax
+        mov     20(%esp), %ecx
+        mov     %ax, %cx
+        mov     %ecx, %ss:LEAVE_SP
+        movl    $LEAVE_SS, %ss:LEAVE_SP + 4
+        sub     %ecx, %eax
+        mov     %ax, %ss:LEAVE_DESCRIPTOR + 2
+        shr     $16, %eax
+        mov     %al, %ss:LEAVE_DESCRIPTOR + 4
+        mov     %ah, %ss:LEAVE_DESCRIPTOR + 7
+        pop     %ecx
+        pop     %eax
+        lss     %ss:LEAVE_SP, %esp
         iret
 
 /* Where IO_EXIT leads: copied behind the batch's own pages, at CPL 3; two bytes, in every mode. */
@@ -170,46 +215,10 @@ fault64:
 
         .p2align 4
 step64:
-        mov     IO_STEP, %eax
-        test    %eax, %eax
-        jz      fault64
-        cmpl    $0, REC_STEPS(%rbx)
-        je      1f
-        decl    REC_STEPS(%rbx)
-        addl    $STEP_SIZE, IO_STEP
-        mov     %rbx, STEP_RECORD(%rax)
-        mov     %rcx, STEP_GPR + 8(%rax)
-        mov     %rdx, STEP_GPR + 16(%rax)
-        mov     %rbp, STEP_GPR + 40(%rax)
-        mov     %rsi, STEP_GPR + 48(%rax)
-        mov     %rdi, STEP_GPR + 56(%rax)
-        .set    number, 8
-        .irp    reg, r8, r9, r10, r11, r12, r13, r14, r15
-        mov     %\reg, STEP_GPR + 8 * number(%rax)
-        .set    number, number + 1
-        .endr
-        .macro  note64 from, to
-        pushq   \from(%rsp)
-        popq    \to(%rax)
-        .endm
-        note64  0, STEP_GPR
-        note64  8, STEP_GPR + 24
-        note64  56, STEP_GPR + 32
-        note64  32, STEP_RIP
-        note64  48, STEP_RFLAGS
-        mov     %dr6, %rbx
-        mov     %rbx, STEP_DR6(%rax)
-        mov     $DR6_CLEAR, %ebx
-        mov     %rbx, %dr6
-        mov     STEP_RECORD(%rax), %rbx
-        cmpl    $0, REC_STEPS(%rbx)
-        je      1f
-        mov     32(%rsp), %rax
-        sub     REC_EPILOGUE(%rbx), %rax
-        cmp     $EPILOGUE_SIZE, %rax
-        jae     2f
-1:      andl    $~TF, 48(%rsp)
-2:      pop     %rax
+        cmpl    $0, IO_STEP
+        je      fault64
+        note_step r, q, 32, 48, 56
+        pop     %rax
         pop     %rbx
         add     $16, %rsp
         iretq

@@ -44,6 +44,8 @@
 #define USER_CS   0x23
 #define USER_DS   0x2b
 #define USER_CS64 0x33
+/* The guest's kernel's: its stack on the way back to 16-bit code. */
+#define LEAVE_SS 0x38
 
 /* The control page: address of the current record; where a batch ends; where it starts; the top of
  * a small stack for the code between sequences. Where the next step is noted, 0: none is. */
