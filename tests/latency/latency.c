@@ -28,7 +28,7 @@
 #define SLOWER      4
 #define SLACK_US    50
 #define SLACK_99_US 5000
-#define ATTEMPTS    3
+#define ATTEMPTS    5
 #define TURNS       8
 #define COUNT_MAX   100000u
 #define LOST_MS     20000 /* a request that takes longer never arrives */
