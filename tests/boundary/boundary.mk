@@ -1,7 +1,7 @@
 # boundary.mk - events at every instruction boundary: build/tests/boundary/boundary and its guests.
 
 BOUNDARY := $(B)/tests/boundary/boundary
-BOUNDARY_OBJS := $(patsubst %,$(B)/tests/boundary/%.o,boundary machine step)
+BOUNDARY_OBJS := $(call objects,$(wildcard tests/boundary/*.c))
 BOUNDARY_GUESTS := $(B)/tests/boundary/guest32.bin $(B)/tests/boundary/guest64.bin
 # Where the engine's C code enters translated code, and where it executes one instruction itself.
 BOUNDARY_WRAP := $(foreach f,rt_enter rt_enter64 mon_step mon_execute mon_exception_deliver,-Wl,--wrap=$(f))
@@ -9,11 +9,8 @@ BOUNDARY_WRAP := $(foreach f,rt_enter rt_enter64 mon_step mon_execute mon_except
 .PHONY: tests-boundary
 tests-boundary: $(BOUNDARY) $(BOUNDARY_GUESTS)
 
-$(BOUNDARY_OBJS): $(B)/tests/boundary/%.o: tests/boundary/%.c $(B)/flags | deps
-	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
-
 $(BOUNDARY): $(BOUNDARY_OBJS) $(LIBNOVT_INTERNAL)
+	@mkdir -p $(@D)
 	$(CC) -o $@ $^ $(BOUNDARY_WRAP) $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
 $(B)/tests/boundary/guest%.bin: tests/boundary/guest%.S tests/boundary/handlers.h tests/boundary/layout.h | deps

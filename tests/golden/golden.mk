@@ -1,6 +1,7 @@
 # golden.mk - the golden listings: build/tests/golden/golden; `make golden-regenerate` rewrites them.
 
 GOLDEN := $(B)/tests/golden/golden
+GOLDEN_OBJS := $(call objects,tests/golden/golden.c)
 
 .PHONY: tests-golden golden-regenerate
 tests-golden: $(GOLDEN)
@@ -8,11 +9,8 @@ tests-golden: $(GOLDEN)
 golden-regenerate: $(GOLDEN)
 	$(GOLDEN) --regenerate tests/golden/cases.txt
 
-$(GOLDEN).o: tests/golden/golden.c $(B)/flags | deps
+$(GOLDEN): $(GOLDEN_OBJS) $(LIBNOVT_INTERNAL)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
+	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
-$(GOLDEN): $(GOLDEN).o $(LIBNOVT_INTERNAL)
-	$(CC) -o $@ $< $(LIBNOVT_INTERNAL) $(LDFLAGS_ALL) $(ENGINE_LIBS)
-
--include $(GOLDEN).d
+-include $(GOLDEN_OBJS:.o=.d)

@@ -1,15 +1,13 @@
 # latency.mk - from request to handler: build/tests/latency/latency.
 
 LATENCY := $(B)/tests/latency/latency
+LATENCY_OBJS := $(call objects,tests/latency/latency.c)
 
 .PHONY: tests-latency
 tests-latency: $(LATENCY)
 
-$(LATENCY).o: tests/latency/latency.c $(B)/flags | deps
+$(LATENCY): $(LATENCY_OBJS) $(LIBNOVT_A)
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
-
-$(LATENCY): $(LATENCY).o $(LIBNOVT_A)
 	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
--include $(LATENCY).d
+-include $(LATENCY_OBJS:.o=.d)
