@@ -355,68 +355,20 @@ static enum mon_rc image_address(struct mon_vcpu *v, const struct tr_insn *i, ui
     uint64_t gla;
 
     *ea = step_ea(v, i, next);
-    /* In 64-bit code an address that is not canonical comes first: #SS for stack operands. */
-    if (mon_code64(v) && mon_seg_linear(v, i->seg, *ea, 1, MON_READ, &gla) != MON_OK)
+    /* The limit, or an address that is not canonical, comes first: #SS for stack operands. */
+    if (mon_seg_linear(v, i->seg, *ea, 1, MON_READ, &gla) != MON_OK)
         return MON_FAULT;
     if ((step_seg_base(v, i->seg) + *ea) & (align - 1))
         return mon_raise_error(v, MON_GP, 0);
     return MON_OK;
 }
 
-static enum mon_rc fxsave_enabled(struct mon_vcpu *v)
-{
-    return v->cr0 & (MON_CR0_EM | MON_CR0_TS) ? mon_raise(v, MON_NM) : MON_OK;
-}
-
-enum mon_rc step_fxsave(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
-{
-    uint8_t image[AREA_LEGACY];
-    unsigned len = AREA_XMM + registers(i) * 16;
-    uint64_t ea = 0;
-    enum mon_rc rc = fxsave_enabled(v);
-    if (rc == MON_OK)
-        rc = image_address(v, i, next, 16, &ea);
-    if (rc == MON_OK)
-        rc = step_check_write(v, i->seg, ea, AREA_LEGACY);
-    if (rc != MON_OK)
-        return rc;
-    x87_to_image(v, i, image);
-    mxcsr_to_image(v, image);
-    for (unsigned reg = 0; reg < registers(i); reg++)
-        step_vec_read(v, reg, image + AREA_XMM + reg * 16, 16);
-    rc = step_write(v, i->seg, ea, image, len);
-    return rc == MON_OK ? step_done(v, next) : rc;
-}
-
-enum mon_rc step_fxrstor(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
-{
-    uint8_t image[AREA_LEGACY];
-    uint64_t ea = 0;
-    enum mon_rc rc = fxsave_enabled(v);
-    if (rc == MON_OK)
-        rc = image_address(v, i, next, 16, &ea);
-    if (rc == MON_OK)
-        rc = step_read(v, i->seg, ea, image, sizeof(image));
-    if (rc == MON_OK && (v->cr4 & MON_CR4_OSFXSR))
-        rc = check_mxcsr(v, image);
-    if (rc != MON_OK)
-        return rc;
-    x87_from_image(v, i, image);
-    if (v->cr4 & MON_CR4_OSFXSR) {
-        put32(area_of(v) + AREA_MXCSR, get32(image + AREA_MXCSR));
-        memcpy(step_component_data(v, STEP_SSE), image + AREA_XMM, registers(i) * 16);
-    }
-    return step_done(v, next);
-}
-
-/* ---- XSAVE and its kin ---- */
-
 /* Parts of an image that one execution touches. */
 struct pieces {
     unsigned n;
     struct {
         uint16_t at, len;
-    } piece[16];
+    } piece[AREA_LEGACY / 16];
 };
 
 static void add_piece(struct pieces *pieces, unsigned at, unsigned len)
@@ -443,6 +395,69 @@ static enum mon_rc transfer(struct mon_vcpu *v, const struct tr_insn *i, uint64_
     }
     return rc;
 }
+
+/* FXSAVE's image is whole but at the end of the addresses, where it goes on at 0. */
+static struct pieces fx_pieces(const struct tr_insn *i, uint64_t ea, unsigned len)
+{
+    struct pieces pieces = {0};
+
+    if ((ea & step_mask(i->adsize)) + len - 1 <= step_mask(i->adsize))
+        add_piece(&pieces, 0, len);
+    else
+        for (unsigned at = 0; at < len; at += 16)
+            add_piece(&pieces, at, 16);
+    return pieces;
+}
+
+static enum mon_rc fxsave_enabled(struct mon_vcpu *v)
+{
+    return v->cr0 & (MON_CR0_EM | MON_CR0_TS) ? mon_raise(v, MON_NM) : MON_OK;
+}
+
+enum mon_rc step_fxsave(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
+{
+    uint8_t image[AREA_LEGACY];
+    unsigned len = AREA_XMM + registers(i) * 16;
+    uint64_t ea = 0;
+    enum mon_rc rc = fxsave_enabled(v);
+    if (rc == MON_OK)
+        rc = image_address(v, i, next, 16, &ea);
+    struct pieces all = fx_pieces(i, ea, AREA_LEGACY), pieces = fx_pieces(i, ea, len);
+    if (rc == MON_OK)
+        rc = transfer(v, i, ea, &all, image, TO_CHECK);
+    if (rc != MON_OK)
+        return rc;
+    x87_to_image(v, i, image);
+    mxcsr_to_image(v, image);
+    for (unsigned reg = 0; reg < registers(i); reg++)
+        step_vec_read(v, reg, image + AREA_XMM + reg * 16, 16);
+    rc = transfer(v, i, ea, &pieces, image, TO_WRITE);
+    return rc == MON_OK ? step_done(v, next) : rc;
+}
+
+enum mon_rc step_fxrstor(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
+{
+    uint8_t image[AREA_LEGACY];
+    uint64_t ea = 0;
+    enum mon_rc rc = fxsave_enabled(v);
+    if (rc == MON_OK)
+        rc = image_address(v, i, next, 16, &ea);
+    struct pieces pieces = fx_pieces(i, ea, sizeof(image));
+    if (rc == MON_OK)
+        rc = transfer(v, i, ea, &pieces, image, TO_READ);
+    if (rc == MON_OK && (v->cr4 & MON_CR4_OSFXSR))
+        rc = check_mxcsr(v, image);
+    if (rc != MON_OK)
+        return rc;
+    x87_from_image(v, i, image);
+    if (v->cr4 & MON_CR4_OSFXSR) {
+        put32(area_of(v) + AREA_MXCSR, get32(image + AREA_MXCSR));
+        memcpy(step_component_data(v, STEP_SSE), image + AREA_XMM, registers(i) * 16);
+    }
+    return step_done(v, next);
+}
+
+/* ---- XSAVE and its kin ---- */
 
 static enum mon_rc xsave_enabled(struct mon_vcpu *v)
 {
@@ -775,16 +790,31 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
     set_pointers(v, &p);
 }
 
+/* The image's parts: each wraps at the address size by itself, as the CPU's accesses do. */
+static struct pieces env_pieces(const struct tr_insn *i, bool whole)
+{
+    struct pieces pieces = {0};
+    unsigned field = env_size(i) / 7;
+
+    for (unsigned n = 0; n < 7; n++)
+        add_piece(&pieces, n * field, field);
+    for (unsigned n = 0; whole && n < 8; n++)
+        add_piece(&pieces, env_size(i) + n * 10, 10);
+    return pieces;
+}
+
 /* FNSTENV, FNSAVE: with the registers if whole. */
 static enum mon_rc env_store(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next, bool whole)
 {
     uint8_t image[108];
-    unsigned len = env_size(i);
+    struct pieces pieces = env_pieces(i, whole);
+    uint64_t ea = step_ea(v, i, next);
 
     env_build(v, i, image);
-    for (unsigned n = 0; whole && n < 8; n++, len += 10)
-        memcpy(image + len, area_of(v) + AREA_ST + n * 16, 10);
-    return step_write(v, i->seg, step_ea(v, i, next), image, len);
+    for (unsigned n = 0; whole && n < 8; n++)
+        memcpy(image + env_size(i) + n * 10, area_of(v) + AREA_ST + n * 16, 10);
+    enum mon_rc rc = transfer(v, i, ea, &pieces, image, TO_CHECK);
+    return rc == MON_OK ? transfer(v, i, ea, &pieces, image, TO_WRITE) : rc;
 }
 
 enum mon_rc step_fnstenv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
@@ -811,17 +841,19 @@ enum mon_rc step_fnsave(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 
 /* FLDENV, FRSTOR: these wait for pending exceptions first. */
 static enum mon_rc env_fetch(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
-                             uint8_t *image, unsigned len)
+                             uint8_t *image, bool whole)
 {
+    struct pieces pieces = env_pieces(i, whole);
+
     if (step_component_data(v, STEP_X87)[AREA_FSW] & 0x80)
         return mon_raise(v, MON_MF);
-    return step_read(v, i->seg, step_ea(v, i, next), image, len);
+    return transfer(v, i, step_ea(v, i, next), &pieces, image, TO_READ);
 }
 
 enum mon_rc step_fldenv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint8_t image[28];
-    enum mon_rc rc = env_fetch(v, i, next, image, env_size(i));
+    enum mon_rc rc = env_fetch(v, i, next, image, false);
     if (rc != MON_OK)
         return rc;
     env_load(v, i, image);
@@ -831,7 +863,7 @@ enum mon_rc step_fldenv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
 enum mon_rc step_frstor(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     uint8_t image[108], *area = area_of(v);
-    enum mon_rc rc = env_fetch(v, i, next, image, env_size(i) + 80);
+    enum mon_rc rc = env_fetch(v, i, next, image, true);
     if (rc != MON_OK)
         return rc;
     env_load(v, i, image);

@@ -2,12 +2,15 @@
  *
  *   diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] [--batch B] [--max N] [--kicks HZ]
  *        [--cache KIB] [--interpret] [--no-chain] [--flush] [--short-blocks] [--single-step]
- *        [--verbose]
+ *        [--cover] [--verbose]
  *
  * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that
  * the later rounds run linked blocks; after each round compare.c has its say. --systematic: a
  * sequence is one instruction, and all forms (forms.c) get their turn. --single-step: with TF set,
  * and the trap behind each instruction (the first STEPS_MAX of a sequence) is noted and compared.
+ *
+ * --cover: a row of the policy table that is a copy and no sequence had an instruction of is a
+ * failure.
  *
  * A batch that differs is run again one sequence at a time; the first one that differs is shrunk by
  * dropping instructions and printed with the command that reruns it. */
@@ -29,7 +32,7 @@
 struct options {
     uint64_t count, seed, batch, max;
     int mode; /* 16, 32 or 64 */
-    bool one_batch, verbose, systematic, single_step;
+    bool one_batch, verbose, systematic, single_step, cover;
     struct guest_options guest;
 };
 
@@ -409,16 +412,27 @@ static void take_options(int argc, char **argv)
             options.guest.flags |= NOVT_F_SHORT_BLOCKS;
         } else if (!strcmp(arg, "--single-step")) {
             options.single_step = true;
+        } else if (!strcmp(arg, "--cover")) {
+            options.cover = true;
         } else if (!strcmp(arg, "--verbose")) {
             options.verbose = true;
         } else {
-            fprintf(stderr,
-                    "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
-                    "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
-                    "[--no-chain] [--flush] [--short-blocks] [--single-step] [--verbose]\n");
+            fprintf(
+                stderr,
+                "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
+                "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
+                "[--no-chain] [--flush] [--short-blocks] [--single-step] [--cover] [--verbose]\n");
             exit(2);
         }
     }
+}
+
+static void check_rows(void)
+{
+    unsigned rows, missing = forms_missing(&rows);
+
+    printf("%u of %u mnemonics that are copied\n", rows - missing, rows);
+    failed += missing != 0;
 }
 
 static void summary(double seconds)
@@ -435,6 +449,8 @@ static void summary(double seconds)
         printf("\n%llu interrupts", (unsigned long long)guest_interrupts());
     printf("\n%llu batches cut short by a known gap, %llu by a wild store\n",
            (unsigned long long)gaps, (unsigned long long)broken);
+    if (options.cover)
+        check_rows();
     if (broken > 2 + passed / BATCH_MAX / 200) {
         printf("too many wild stores\n");
         failed++;
@@ -470,7 +486,7 @@ int main(int argc, char **argv)
         guest_start(memfd, &options.guest, &guest))
         return 2;
     blob_routines(code);
-    form_count = forms_list(options.systematic ? 400 : 40);
+    form_count = forms_list(options.systematic || diff_mode == TR_MODE_16 ? 400 : 40);
     probe_forms(form_count);
     if (options.one_batch)
         run_batch(options.batch, BATCH_MAX);

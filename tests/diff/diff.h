@@ -133,6 +133,9 @@ bool flavour_is_there(unsigned flavour);
 bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn);
 bool form_pick(struct random *r, unsigned flavour, struct tr_insn *insn);
 bool insn_is_vector(const struct tr_insn *insn);
+/* Rows of the policy table that are copies and exist in this mode; how many of them no instruction
+ * was generated of so far, which are printed. */
+unsigned forms_missing(unsigned *rows);
 /* General registers that the bytes overwrite, one bit each. */
 unsigned registers_written(const uint8_t *bytes, unsigned len);
 

@@ -11,8 +11,10 @@
 #include "tests/diff/diff.h"
 
 #include "runtime/vcpu.h"
+#include "translator/policy.h"
 
 #include <Zydis/Zydis.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +26,8 @@ struct form {
     bool memory, modrm, ud;
     uint8_t flavour;
 };
+
+static uint32_t chosen[ZYDIS_MNEMONIC_MAX_VALUE + 1]; /* how often each mnemonic was generated */
 
 #define FORMS_MAX 12000
 static struct form forms[FORMS_MAX];
@@ -326,7 +330,10 @@ static uint8_t *put_prefixes(struct random *r, uint8_t *p, const struct form *f,
 
     if (one_in(r, 32) || (f->memory && one_in(r, 12)))
         *p++ = segments[random_below(r, sizeof(segments))];
-    if (one_in(r, diff_mode == TR_MODE_32 ? 80 : 16)) {
+    unsigned one_of = diff_mode == TR_MODE_32 ? 80 : 16;
+    if (diff_mode == TR_MODE_16 && f->encoding != LEGACY)
+        one_of = 2; /* SIB is in 32-bit addresses only */
+    if (one_in(r, one_of)) {
         *p++ = 0x67;
         *ad_changed = true;
     }
@@ -516,8 +523,10 @@ bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn)
 
     for (unsigned n = 0; n < 24; n++) {
         put_candidate(r, &forms[i], bytes, false);
-        if (decodes(bytes, insn) && comparable(insn) && pointers_survive(r, insn))
+        if (decodes(bytes, insn) && comparable(insn) && pointers_survive(r, insn)) {
+            chosen[insn->mnemonic]++;
             return true;
+        }
     }
     return false;
 }
@@ -576,8 +585,9 @@ static void try_form(struct form f)
     uint8_t bytes[48];
 
     random_seed(&r, f.opcode, f.map * 1000u + f.prefix * 100u + f.w * 10u + f.l);
+    bool prefixed = diff_mode == TR_MODE_16 && f.encoding != LEGACY && f.memory;
     for (unsigned i = 0; i < tries_each; i++) {
-        put_candidate(&r, &f, bytes, true);
+        put_candidate(&r, &f, bytes, !prefixed || one_in(&r, 2));
         if (!decodes(bytes, &insn))
             continue;
         if (insn.has_modrm || !(f.modrm || f.memory)) /* else it is listed without ModRM */
@@ -594,11 +604,15 @@ static bool try_without_modrm(struct form f)
     struct random r = {{1, 2}};
 
     f.modrm = f.memory = false;
-    put_candidate(&r, &f, bytes, true);
-    if (tr_decode(bytes, 15, diff_mode, &insn) != TR_DECODE_OK || insn.has_modrm)
-        return false;
-    try_form(f);
-    return true;
+    for (unsigned i = 0; i < (f.encoding == VEX ? 16 : 1);
+         i++) { /* VEX.vvvv may have to be 1111b */
+        put_candidate(&r, &f, bytes, true);
+        if (tr_decode(bytes, 15, diff_mode, &insn) != TR_DECODE_OK || insn.has_modrm)
+            continue;
+        try_form(f);
+        return true;
+    }
+    return false;
 }
 
 static void try_opcodes(struct form f)
@@ -636,4 +650,47 @@ unsigned forms_list(unsigned tries)
         try_maps((struct form){.encoding = EVEX, .prefix = prefix}, 0x6e, 6);
     }
     return form_count;
+}
+
+/* ---- the policy table's rows ---- */
+
+/* The decoder calls ENDBR a NOP, which it is without CET. */
+static bool row_is_elsewhere(unsigned mnemonic)
+{
+    switch (mnemonic) {
+    case ZYDIS_MNEMONIC_ENDBR32:
+    case ZYDIS_MNEMONIC_ENDBR64:
+    case ZYDIS_MNEMONIC_RDRAND:
+    case ZYDIS_MNEMONIC_RDSEED:
+        return true;
+    case ZYDIS_MNEMONIC_CDQE:
+    case ZYDIS_MNEMONIC_CMPXCHG16B:
+    case ZYDIS_MNEMONIC_CQO:
+    case ZYDIS_MNEMONIC_MOVSXD:
+    case ZYDIS_MNEMONIC_PEXTRQ:
+    case ZYDIS_MNEMONIC_PINSRQ:
+    case ZYDIS_MNEMONIC_VPEXTRQ:
+    case ZYDIS_MNEMONIC_VPINSRQ:
+        return !long_mode();
+    default:
+        return false;
+    }
+}
+
+unsigned forms_missing(unsigned *rows)
+{
+    unsigned missing = 0;
+
+    *rows = 0;
+    for (unsigned i = 0; i <= ZYDIS_MNEMONIC_MAX_VALUE; i++) {
+        if (tr_policy_get((uint16_t)i)->cls != TR_COPY || row_is_elsewhere(i))
+            continue;
+        ++*rows;
+        if (chosen[i])
+            continue;
+        printf("%s %s", missing++ ? "" : "never generated:", ZydisMnemonicGetString(i));
+    }
+    if (missing)
+        printf("\n");
+    return missing;
 }

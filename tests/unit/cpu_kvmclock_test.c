@@ -42,6 +42,26 @@ static uint64_t host_ns(clockid_t clock)
     return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
+/* The guest's time and the host's at the same time, as near as many tries come. */
+struct moment {
+    uint64_t guest, host;
+};
+static struct moment now(void)
+{
+    struct moment best = {0, 0};
+    uint64_t least = ~0ull;
+
+    for (unsigned n = 0; n < 200; n++) {
+        uint64_t before = host_ns(CLOCK_MONOTONIC_RAW), guest = guest_ns(AT);
+        uint64_t between = host_ns(CLOCK_MONOTONIC_RAW) - before;
+        if (between >= least)
+            continue;
+        least = between;
+        best = (struct moment){guest, before + between / 2};
+    }
+    return best;
+}
+
 Test(cpu_kvmclock, time_is_the_tsc_in_nanoseconds)
 {
     ASSERT_OK(mon_wrmsr(m.v, TIME, AT | 1));
@@ -50,14 +70,15 @@ Test(cpu_kvmclock, time_is_the_tsc_in_nanoseconds)
     ASSERT_HEX(get32(&m, AT), 2);
     ASSERT_HEX(m.ram[AT + 29], 1); /* stable */
     cr_assert(get32(&m, AT + 24) >> 31, "all digits are used");
-    uint64_t guest = guest_ns(AT), host = host_ns(CLOCK_MONOTONIC_RAW);
+    struct moment from = now();
     nanosleep(&(struct timespec){.tv_nsec = 50000000}, NULL);
-    guest = guest_ns(AT) - guest;
-    host = host_ns(CLOCK_MONOTONIC_RAW) - host;
-    double ratio = (double)guest / (double)host;
-    cr_assert(ratio > 0.97 && ratio < 1.03, "%f", ratio);
-    uint64_t tsc_ns = rdmsr(0x10) * 1000000 / mon_vm_cpuid(m.v)->tsc_khz;
-    cr_assert(guest_ns(AT) - tsc_ns < 10000000, "counts from RESET");
+    struct moment to = now();
+    double ratio = (double)(to.guest - from.guest) / (double)(to.host - from.host);
+    cr_assert(ratio > 0.99 && ratio < 1.01, "%f", ratio);
+    uint64_t before = rdmsr(0x10), guest = guest_ns(AT), after = rdmsr(0x10);
+    uint64_t khz = mon_vm_cpuid(m.v)->tsc_khz;
+    cr_assert(guest >= before * 1000000 / khz && guest < after * 1000000 / khz + 10000000,
+              "counts from RESET");
 }
 
 Test(cpu_kvmclock, moving_the_tsc_does_not_move_time)
