@@ -58,7 +58,9 @@ struct cc_block {
     bool movable : 1,
         collided : 1; /* has relocations; checks entries as those that have collided */
     bool wide : 1;    /* 64-bit code: other register conventions (vcpu.h) */
-    uint16_t nmap, nrelocs;
+    uint8_t nmap;     /* rows */
+    uint8_t loop;     /* bytes from the direct entry to where the block's own branches back lead */
+    uint16_t nrelocs;
     uint32_t map; /* its first row in the arena; the relocations follow its rows */
     uint32_t hash_next;
     uint32_t page_next[2]; /* list of blocks with code on the page, for each of its pages */
@@ -174,6 +176,7 @@ struct cc {
     uint8_t *collided; /* pcs of blocks that share a table slot */
     uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
     uint8_t *entered;  /* physical addresses of code that jump tables lead to */
+    uint8_t *loops;    /* physical addresses of loops: how often checks in front failed in vain */
     bool has_devices;
     struct cc_device devices[CC_DEVICES];
     uint64_t flushes, invalidated, linked, unlinked;
@@ -353,6 +356,14 @@ static inline bool cc_entered(const struct cc *cc, uint64_t gpa)
 /* The instruction at gpa, in block b, accesses memory of another class than its code was made for:
  * drops the block and remembers the class. */
 void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class);
+/* A check in front of b's loop has failed, and not for want of a window: after a few times drops b,
+ * and the loop is not to have such checks. */
+#define CC_LOOP_TRIES 3
+void cc_loop_failed(struct cc *cc, struct cc_block *b);
+static inline bool cc_loop_suits(const struct cc *cc, uint64_t gpa)
+{
+    return cc->loops[cc_mark(gpa)] < CC_LOOP_TRIES;
+}
 static inline uint8_t *cc_seen(struct cc *cc, uint64_t gpa)
 {
     return &cc->seen[cc_mark(gpa)];

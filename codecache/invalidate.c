@@ -113,6 +113,12 @@ void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }
 
+void cc_loop_failed(struct cc *cc, struct cc_block *b)
+{
+    if (++cc->loops[cc_mark(b->gpa)] >= CC_LOOP_TRIES)
+        cc_drop(cc, b);
+}
+
 void cc_drop(struct cc *cc, struct cc_block *b)
 {
     cc_move_forget(cc, b);

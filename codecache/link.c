@@ -59,7 +59,8 @@ void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target)
 {
     if (site->target != CC_NONE)
         return;
-    patch(cc, site->jump, target->host + target->direct);
+    bool loops = target == &cc->blocks[site->block];
+    patch(cc, site->jump, target->host + target->direct + (loops ? target->loop : 0));
     site->target = (uint32_t)(target - cc->blocks);
     site->next_in = target->links_in;
     target->links_in = (uint32_t)(site - cc->sites);

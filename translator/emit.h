@@ -27,16 +27,24 @@ struct tr_tail {
     uint16_t insn;  /* index of the instruction */
 };
 
+/* base + index * scale, index -1: none; its slot is at home in a class */
+struct tr_sum {
+    int8_t base, index;
+    uint8_t scale, class;
+};
+#define TR_MAX_SUMS 6
+
 /* What 64-bit code knows of addresses at this point (long_operand.c). */
 struct tr_long {
-    /* base + index * scale is in r10, its slot at home in a class; base -1: not */
-    struct {
-        int8_t base, index;
-        uint8_t scale, class;
-    } r10;
+    struct tr_sum r10;    /* what is in r10; base -1: nothing of the kind */
     int8_t r11;           /* the class whose delta is in r11, or -1 */
     uint16_t checked;     /* registers whose slot is known to be at home in their class */
     uint8_t class_of[16]; /* what class each register's value is taken for */
+    struct tr_loop {      /* long_loop.c */
+        unsigned end;     /* the instruction behind the last branch back; 0: there is none */
+        struct tr_sum sum[TR_MAX_SUMS]; /* checked in front */
+        unsigned nsums;
+    } loop;
 };
 
 /* A block in the making. */

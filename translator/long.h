@@ -98,6 +98,18 @@ bool l_near_base(const struct tr_insn *insn);
 /* ModRM, SIB and displacement of an operand beside register reg, and the REX bits for it. */
 void l_emit_operand(struct tr_block *t, unsigned reg, const struct l_operand *o, bool evex);
 unsigned l_operand_rex(unsigned reg, const struct l_operand *o);
+/* The register that holds guest register n for an address, loading it into spare if need be. */
+int l_address_register(struct tr_block *t, int n, unsigned spare);
+/* What class to make instruction i's access for, or L_MIXED: guess, unless it was wrong before. */
+#define L_MIXED 4u
+unsigned l_class_for(const struct tr_block *t, unsigned i, unsigned guess);
+/* The check that the slot of the address in reg is at home in class: uses r9. */
+void l_check(struct tr_block *t, unsigned reg, unsigned class);
+/* The delta of class into r11. */
+void l_class_delta(struct tr_block *t, unsigned class);
+/* Adds a small constant to a register, and nothing else: that does not lead away from a slot by
+ * more than its guards allow. */
+bool l_keeps_near(const struct tr_insn *insn);
 /* Loads i's 64-bit r/m operand (register or memory) into H9. */
 bool l_load_rm(struct tr_block *t, unsigned i);
 /* op reg, operand; opcode one byte; rex_w: 64 bits */
@@ -134,6 +146,12 @@ bool l_sysret(struct tr_block *t, unsigned i);
 /* The stubs that SYSCALL and SYSRET jump to. */
 void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs);
 void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs);
+
+/* long_loop.c: behind the entry; in front of branch i (false: callout); whether instruction i's
+ * base, or sum of base and index, was checked in front of the loop. */
+void l_loop_begin(struct tr_block *t);
+bool l_loop_back(struct tr_block *t, unsigned i);
+bool l_loop_has(const struct tr_block *t, unsigned i, unsigned class);
 
 /* What translate.c needs in 64-bit code. */
 void l_begin(struct tr_block *t);

@@ -147,6 +147,8 @@ bool l_jcc(struct tr_block *t, unsigned i)
 
     if (!tr_is_canonical(pc))
         return false;
+    if (!l_loop_back(t, i))
+        return false;
     e2(t, 0x0f, 0x80 | (t->insn[i].opcode & 0x0f));
     e32(t, 0);
     if (same_page(t, pc))
@@ -158,7 +160,7 @@ bool l_jcc(struct tr_block *t, unsigned i)
 
 bool l_jmp_rel(struct tr_block *t, unsigned i)
 {
-    if (!tr_is_canonical(target_of(t, i)))
+    if (!tr_is_canonical(target_of(t, i)) || !l_loop_back(t, i))
         return false;
     l_goto(t, target_of(t, i), true);
     return true;

@@ -140,8 +140,7 @@ void l_lea_scaled(struct tr_block *t, unsigned dst, int base, int index, unsigne
         e32(t, (uint32_t)disp);
 }
 
-/* The register that holds guest register n for an address, loading it into spare if need be. */
-static int address_register(struct tr_block *t, int n, unsigned spare)
+int l_address_register(struct tr_block *t, int n, unsigned spare)
 {
     if (n == (int)RSP)
         l_rsp_get(t, spare);
@@ -185,8 +184,8 @@ void l_effective_address(struct tr_block *t, unsigned i, unsigned dst, bool wide
         l_load(t, H10, STATE(rsp_undo));
         l_lea(t, dst, RSP, H10, disp);
     } else {
-        int base = address_register(t, insn->base, H10);
-        int index = address_register(t, insn->index, H11);
+        int base = l_address_register(t, insn->base, H10);
+        int index = l_address_register(t, insn->index, H11);
         l_lea_scaled(t, dst, base, index, insn->scale, disp, wide);
     }
 }
@@ -220,7 +219,7 @@ void l_begin(struct tr_block *t)
 }
 
 /* rorx $20, %reg, %r9; addr32 movzbl %gs:CHECK(%r9), %r9d */
-static void emit_check(struct tr_block *t, unsigned reg, unsigned class)
+void l_check(struct tr_block *t, unsigned reg, unsigned class)
 {
     e4(t, 0xc4, reg >= 8 ? 0x43 : 0x63, 0xfb, 0xf0);
     e2(t, 0xc8 | (reg & 7), 20);
@@ -240,7 +239,7 @@ bool tr_is_check(const uint8_t *hpc, unsigned *class)
     return true;
 }
 
-static void load_class_delta(struct tr_block *t, unsigned class)
+void l_class_delta(struct tr_block *t, unsigned class)
 {
     if (t->lng.r11 == (int)class)
         return;
@@ -248,10 +247,7 @@ static void load_class_delta(struct tr_block *t, unsigned class)
     t->lng.r11 = (int8_t) class;
 }
 
-#define MIXED 4u
-
-/* What class to make instruction i's access for: guess, unless it was wrong before. */
-static unsigned class_for(const struct tr_block *t, unsigned i, unsigned guess)
+unsigned l_class_for(const struct tr_block *t, unsigned i, unsigned guess)
 {
     uint8_t seen = *cc_seen(t->rq->cc, t->rq->gpa + t->at[i]);
 
@@ -279,28 +275,26 @@ static bool sum_is_known(const struct tr_block *t, const struct tr_insn *insn, u
 static struct l_operand sum_operand(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
-    unsigned class = class_for(t, i, sum_class(t, insn));
+    unsigned class = l_class_for(t, i, sum_class(t, insn));
     bool near = insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->index >= 0 &&
                 insn->disp > -L_NEAR && insn->disp < L_NEAR;
 
-    if (class == MIXED) {
+    if (class == L_MIXED) {
         l_effective_address(t, i, H10, true);
         return looked_up(t);
     }
     if (!near) {
         l_effective_address(t, i, H10, true);
-        emit_check(t, H10, class);
+        l_check(t, H10, class);
     } else if (!sum_is_known(t, insn, class)) {
-        int base = address_register(t, insn->base, H10);
-        int index = address_register(t, insn->index, H11);
+        int base = l_address_register(t, insn->base, H10);
+        int index = l_address_register(t, insn->index, H11);
         l_lea_scaled(t, H10, base, index, insn->scale, 0, true);
-        emit_check(t, H10, class);
-        t->lng.r10.base = insn->base;
-        t->lng.r10.index = insn->index;
-        t->lng.r10.scale = insn->scale;
-        t->lng.r10.class = (uint8_t) class;
+        if (!l_loop_has(t, i, class))
+            l_check(t, H10, class);
+        t->lng.r10 = (struct tr_sum){insn->base, insn->index, insn->scale, (uint8_t) class};
     }
-    load_class_delta(t, class);
+    l_class_delta(t, class);
     return (struct l_operand){
         .base = H10, .index = H11, .has_index = true, .disp = near ? (int32_t)insn->disp : 0};
 }
@@ -310,20 +304,20 @@ static struct l_operand near_operand(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
     unsigned base = (unsigned)insn->base, host = base;
-    unsigned class = class_for(t, i, t->lng.class_of[base]);
+    unsigned class = l_class_for(t, i, t->lng.class_of[base]);
 
     if (SPILLED(base)) {
         l_load(t, H10, GPR(base));
         host = H10;
     }
-    if (class == MIXED) {
+    if (class == L_MIXED) {
         l_delta(t, H11, host);
     } else {
         if (!(t->lng.checked >> base & 1) || t->lng.class_of[base] != class)
-            emit_check(t, host, class);
+            l_check(t, host, class);
         t->lng.class_of[base] = (uint8_t) class;
         t->lng.checked |= (uint16_t)(1u << base);
-        load_class_delta(t, class);
+        l_class_delta(t, class);
     }
     return (struct l_operand){
         .base = (uint8_t)host, .index = H11, .has_index = true, .disp = (int32_t)insn->disp};
@@ -474,8 +468,7 @@ bool l_load_rm(struct tr_block *t, unsigned i)
 
 /* ---- what is known after an instruction ---- */
 
-/* Adding a small constant does not lead away from a slot by more than its guards allow. */
-static bool keeps_near(const struct tr_insn *insn)
+bool l_keeps_near(const struct tr_insn *insn)
 {
     if (insn->encoding != TR_ENC_LEGACY || insn->map != 0 || insn->mod != 3 || !(insn->rex & 8))
         return false;
@@ -527,7 +520,7 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
         bool known = t->lng.checked >> from & 1;
         t->lng.class_of[to] = t->lng.class_of[from];
         t->lng.checked = (uint16_t)((t->lng.checked & ~(1u << to)) | (unsigned)known << to);
-    } else if (!keeps_near(insn)) {
+    } else if (!l_keeps_near(insn)) {
         t->lng.checked &= (uint16_t)~insn->regs_written;
     }
 }

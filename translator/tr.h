@@ -4,8 +4,9 @@
  * translate.c makes a block of host code. The emitters, by kind of instruction:
  *
  *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c
- *   64-bit code   long_operand.c (addresses)  long_copy.c  long_gather.c  long_flow.c (branches,
- *                 stack, strings, sensitive ones)  long_system.c (SYSCALL, SYSRET, SWAPGS)
+ *   64-bit code   long_operand.c (addresses)  long_loop.c  long_copy.c  long_gather.c  long_flow.c
+ *                 (branches, stack, strings, sensitive ones)  long_system.c (SYSCALL, SYSRET,
+ * SWAPGS)
  *
  * emit.h and long.h are what they share, private to the folder. */
 #ifndef NOVT_TRANSLATOR_TR_H

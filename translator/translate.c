@@ -297,6 +297,9 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (is_long(t) && !t->rq->linked_only)
         l_entry(t, cc_collided(t->rq->cc, t->rq->pc));
     proto->direct = (uint8_t)(t->p - t->base);
+    if (is_long(t))
+        l_loop_begin(t);
+    proto->loop = (uint8_t)(t->p - t->base - proto->direct);
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
             emit_count(t, i);
@@ -339,7 +342,7 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
     proto.host = (uint32_t)(t.base - request->cc->rw);
     proto.len = (uint16_t)t.end;
     proto.insns = (uint8_t)t.ninsns;
-    proto.nmap = (uint16_t)t.nmap;
+    proto.nmap = (uint8_t)t.nmap;
     proto.nsites = (uint8_t)t.nsites;
     if (t.crossing)
         proto.gpa2 = request->gpa2 & CC_NO_GPA;

@@ -435,21 +435,27 @@ static uint64_t operand_address(const struct mon_vcpu *v, const struct tr_insn *
     return address;
 }
 
+static bool decode_at(struct mon_vcpu *v, uint64_t pc, struct tr_insn *insn)
+{
+    struct mon_walk walk;
+
+    return mon_walk_peek(v, pc, &walk) && mon_vm_ram(v, walk.gpa, NULL) &&
+           tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, insn) ==
+               TR_DECODE_OK;
+}
+
 /* 64-bit code reached memory for which there is no window yet: makes the windows that the
  * instruction at rip may use. Returns the address of its ModRM operand, or 0. */
 static uint64_t touch_operands(struct mon_vcpu *v)
 {
     const uint64_t *gpr = v->cpu->gpr;
-    struct mon_walk walk;
     struct tr_insn insn;
     uint64_t address;
 
     rt_fpu_park(v->cpu);
     mon_view_touch(v, gpr[RT_SP] - 8);
     mon_view_touch(v, gpr[RT_SP]);
-    if (!mon_walk_peek(v, v->cpu->rip, &walk) || !mon_vm_ram(v, walk.gpa, NULL) ||
-        tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, &insn) !=
-            TR_DECODE_OK)
+    if (!decode_at(v, v->cpu->rip, &insn))
         return 0;
     if (insn.cls == TR_STRING) {
         mon_view_touch(v, gpr[RT_SI]);
@@ -464,20 +470,40 @@ static uint64_t touch_operands(struct mon_vcpu *v)
     return address;
 }
 
+/* A check in front of a loop failed. The slots that the loop accesses get windows, if they have
+ * none; if that does not mend it, which may be because the guest does not come to the access, the
+ * loop is in time translated again. */
+static void after_loop_check(struct mon_vcpu *v, struct cc_block *b)
+{
+    struct tr_insn insn;
+
+    rt_fpu_park(v->cpu);
+    for (unsigned at = 0; at < b->len && decode_at(v, v->cpu->rip + at, &insn); at += insn.len) {
+        if (insn.has_mem && insn.base != 16)
+            mon_view_touch(v, operand_address(v, &insn));
+    }
+    if (!mon_view_check_holds(v, v->cpu->fault.addr))
+        cc_loop_failed(&v->vm->cc, b);
+}
+
 /* The check in front of an access failed. Its slot gets a window, if it has none; if the guess of
  * its class was wrong (or its window is not at home), the instruction is translated again. */
 static void after_check(struct mon_vcpu *v)
 {
     uint64_t address = touch_operands(v);
-    struct cc_block *b = cc_find(&v->vm->cc, v->cpu->fault.pc);
+    struct cc *cc = &v->vm->cc;
+    struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
     struct mon_walk walk, code;
 
+    if (b && v->cpu->fault.pc < cc->rx + b->host + b->direct + b->loop) {
+        after_loop_check(v, b);
+        return;
+    }
     if (!b || !mon_walk_peek(v, address, &walk) || !mon_walk_peek(v, v->cpu->rip, &code) ||
         (tr_class(address) == v->check_class && mon_view_at_home(v, address)))
         return;
-    cc_see(&v->vm->cc, b, code.gpa,
-           mon_view_at_home(v, address) ? tr_class(address) : v->check_class);
-    if (*cc_seen(&v->vm->cc, code.gpa) == CC_SEEN_MIXED)
+    cc_see(cc, b, code.gpa, mon_view_at_home(v, address) ? tr_class(address) : v->check_class);
+    if (*cc_seen(cc, code.gpa) == CC_SEEN_MIXED)
         mon_count(v, MON_STAT_sites_mixed);
 }
 

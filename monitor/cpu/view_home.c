@@ -27,6 +27,18 @@ static uint8_t *check_page(const struct space *space, uint16_t hi)
     return (uint8_t *)space->deltas + index;
 }
 
+bool mon_view_check_holds(const struct mon_vcpu *v, uint64_t host)
+{
+    const struct space *space = v->views->current;
+
+    for (unsigned i = 0; i < space->nviews; i++) {
+        if (space->view[i]->at_home &&
+            (uint64_t)check_page(space, space->view[i]->hi) == (host & ~4095ull))
+            return true;
+    }
+    return false;
+}
+
 /* ---- views come and go ---- */
 
 void view_detach(struct mon_vcpu *v, struct view *view)

@@ -82,6 +82,8 @@ void mon_view_touch(struct mon_vcpu *v, uint64_t gla);
 /* The address that links load from when they lead to a page that the space is not known to have. */
 bool mon_view_is_absent_place(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host);
+/* Whether the load of a check byte at that host address would not fault now. */
+bool mon_view_check_holds(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla);
 /* 64-bit code: what to add to gla. */
 uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);

@@ -173,7 +173,7 @@ static void meet(struct control *c, struct control_state *a, const struct contro
         meet_value(c, &a->spilled[i], &b->spilled[i]);
     a->delta = a->delta == b->delta ? a->delta : 0;
     a->undo = a->undo == b->undo ? a->undo : 0;
-    a->nchecked = 0;
+    a->nchecked = a->ntouched = 0;
     a->gather_near = false;
 }
 
@@ -217,14 +217,14 @@ static void leave(struct walk *w, bool to_c)
         control_exit32(w->c, &w->now);
 }
 
-/* Where a site of this block leads that is not linked. */
-static bool is_exit(const struct control *c, const uint8_t *target)
+/* The site of this block that leads there while it is not linked, or NULL. */
+static const struct cc_site *site_of(const struct control *c, const uint8_t *target)
 {
     for (uint32_t i = 0; i < c->block->nsites; i++) {
         if (target == c->cc->rx + cc_exit_of(c->cc, c->block->first_site + i))
-            return true;
+            return &c->cc->sites[c->block->first_site + i];
     }
-    return false;
+    return NULL;
 }
 
 /* Whether target is a stub that may be jumped to from this block, and whether it leads to C. */
@@ -233,7 +233,7 @@ static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
     const struct tr_stubs *s = c->stubs;
 
     *to_c = true;
-    if (is_exit(c, target)) { /* patched when it is linked */
+    if (site_of(c, target)) { /* patched when it is linked */
         *to_c = false;
         return true;
     }
@@ -262,9 +262,12 @@ static void check_relative(struct walk *w, int64_t displacement, bool conditiona
             control_jrcxz64(&taken);
         c->inside++;
         send_to(w, (unsigned)(target - c->code), &taken);
-    } else if ((!conditional || is_exit(c, target)) && is_stub(c, target, &to_c)) {
+    } else if ((!conditional || site_of(c, target)) && is_stub(c, target, &to_c)) {
+        const struct cc_site *site = site_of(c, target);
         c->to_stub++;
         leave(w, to_c);
+        if (site && !site->to && c->block->loop)
+            control_loop_back(c, &w->now);
     } else if (is_block_entry(c, target)) {
         c->to_block++;
         leave(w, false);
@@ -374,6 +377,8 @@ static void walk_from(struct control *c, struct walk *w, unsigned from, bool ind
         receive(w);
         if (!w->now.live)
             control_say(c, "nothing leads here");
+        if (!indirect && c->block->loop && c->at == c->block->direct + c->block->loop)
+            control_loop_begin(c, &w->now);
         c->insns++;
         step(w);
         if (indirect && c->at + c->zi.length >= c->block->direct)
@@ -440,6 +445,7 @@ bool control_scan(struct control *c, const struct cc_block *b)
     c->block = b;
     c->code = c->cc->rx + b->host;
     c->blocks++;
+    c->nsums = 0;
     memset(starts, 0, b->host_len);
     if (b->direct)
         walk_from(c, &w, 0, true);

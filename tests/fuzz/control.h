@@ -9,6 +9,7 @@
  *   - a host address in a register where the guest can see it
  *   - a branch to anything but this block, a stub, another block's entry, or the jump table
  *   - rsp moved and not accessed before the block is left
+ *   - a loop that does not keep what was checked in front of it
  *   - a pc map that does not ascend, or that names the wrong recipe at a string instruction
  *
  * What is known of addresses are the claims of translator/long_operand.c, copy.c and string.c; this
@@ -26,24 +27,6 @@
 struct control;
 /* code: len bytes at offset at from the block's start, in the executable view. */
 typedef void control_complain(struct control *c, unsigned at, unsigned len, const char *what);
-
-struct control {
-    const struct cc *cc;
-    const struct tr_stubs *stubs;
-    control_complain *complain;
-    void *arg;
-    /* What has been seen, in all blocks together. */
-    unsigned long blocks, insns, complaints;
-    unsigned long own, by_table, by_check, by_stack, by_state, strings; /* accesses */
-    unsigned long inside, to_stub, to_table, to_block;                  /* branches */
-    /* Private to the scan. */
-    const struct cc_block *block;
-    const uint8_t *code; /* executable view */
-    unsigned at;         /* of the instruction that is looked at */
-    ZydisDecodedInstruction zi;
-    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
-    uint32_t values; /* numbers given to values so far */
-};
 
 /* True: no complaint. */
 bool control_scan(struct control *c, const struct cc_block *b);
@@ -93,8 +76,34 @@ struct control_state {
     uint32_t delta, undo;             /* ids of what rsp_delta and rsp_undo hold */
     struct control_value checked[80]; /* small: class */
     unsigned nchecked;
+    uint32_t touched[80]; /* values through which memory was accessed for certain */
+    unsigned ntouched;
     uint8_t gather_step, gather_index, gather_scratch, gather_wide; /* long_gather.c */
     bool gather_near;
+};
+
+struct control {
+    const struct cc *cc;
+    const struct tr_stubs *stubs;
+    control_complain *complain;
+    void *arg;
+    /* What has been seen, in all blocks together. */
+    unsigned long blocks, insns, complaints;
+    unsigned long own, by_table, by_check, by_stack, by_state, strings; /* accesses */
+    unsigned long inside, to_stub, to_table, to_block;                  /* branches */
+    /* Private to the scan. */
+    const struct cc_block *block;
+    const uint8_t *code; /* executable view */
+    unsigned at;         /* of the instruction that is looked at */
+    ZydisDecodedInstruction zi;
+    ZydisDecodedOperand operand[ZYDIS_MAX_OPERAND_COUNT];
+    uint32_t values; /* numbers given to values so far */
+    struct {
+        uint32_t base, index, value; /* numbers of values, and of their sum */
+        uint8_t scale;
+    } sum[64];
+    unsigned nsums;
+    struct control_state front; /* control_loop.c: where the loop begins */
 };
 
 void control_say(struct control *c, const char *what);
@@ -103,6 +112,9 @@ void control_step64(struct control *c, struct control_state *s);
 /* The state of a branch that leaves the block; to C: to where rsp is looked up again. */
 void control_exit64(struct control *c, const struct control_state *s, bool to_c);
 void control_jrcxz64(struct control_state *s); /* where rcx is zero */
+/* In front of the loop's first instruction, and at a branch back to it. */
+void control_loop_begin(struct control *c, struct control_state *s);
+void control_loop_back(struct control *c, const struct control_state *s);
 void control_start32(struct control *c, struct control_state *s, bool indirect);
 void control_step32(struct control *c, struct control_state *s);
 void control_exit32(struct control *c, const struct control_state *s);

@@ -161,14 +161,26 @@ static bool sum_is_proved(const struct control_state *s, const struct control_va
     return false;
 }
 
-static bool window_sum(struct control *c, const struct control_state *s,
-                       const ZydisDecodedOperand *o)
+static bool may_be_masked(const struct control *c)
+{
+    return c->zi.avx.mask.mode > ZYDIS_MASK_MODE_DISABLED ||
+           c->zi.meta.category == ZYDIS_CATEGORY_PREFETCH ||
+           c->zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPS ||
+           c->zi.mnemonic == ZYDIS_MNEMONIC_VMASKMOVPD ||
+           c->zi.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVD ||
+           c->zi.mnemonic == ZYDIS_MNEMONIC_VPMASKMOVQ;
+}
+
+static bool window_sum(struct control *c, struct control_state *s, const ZydisDecodedOperand *o)
 {
     unsigned base = control_register(o->mem.base), index = control_register(o->mem.index);
 
     if (base > 15 || index > 15 || o->mem.scale > 1 ||
         !sum_is_proved(s, &s->reg[base], &s->reg[index], o->mem.disp.value))
         return false;
+    if (s->reg[index].kind == CONTROL_CLASS && c->block->loop && !may_be_masked(c) &&
+        s->ntouched < sizeof(s->touched) / sizeof(s->touched[0]))
+        s->touched[s->ntouched++] = s->reg[base].value;
     if (s->reg[index].kind == CONTROL_CLASS)
         c->by_check++;
     else
@@ -270,7 +282,7 @@ static bool is_string(const struct control *c)
     return c->zi.meta.category == ZYDIS_CATEGORY_STRINGOP;
 }
 
-static bool operand_is_confined(struct control *c, const struct control_state *s,
+static bool operand_is_confined(struct control *c, struct control_state *s,
                                 const ZydisDecodedOperand *o)
 {
     size_t field;
@@ -458,6 +470,34 @@ static bool move(struct control *c, struct control_state *s)
     return to < 16;
 }
 
+/* base + index * scale, by a number that is the same for the same registers' values. */
+static struct control_value guest_sum(struct control *c, const struct control_value *b,
+                                      const struct control_value *x, unsigned scale,
+                                      int64_t displacement)
+{
+    struct control_value v = guest_value(c);
+    unsigned i = 0;
+
+    if (b->kind != CONTROL_GUEST || x->kind != CONTROL_GUEST)
+        return v;
+    while (i < c->nsums &&
+           (c->sum[i].base != b->value || c->sum[i].index != x->value || c->sum[i].scale != scale))
+        i++;
+    if (i == sizeof(c->sum) / sizeof(c->sum[0]))
+        return v;
+    if (i == c->nsums) {
+        c->nsums++;
+        c->sum[i].base = b->value;
+        c->sum[i].index = x->value;
+        c->sum[i].scale = (uint8_t)scale;
+        c->sum[i].value = v.value;
+    }
+    v.value = c->sum[i].value;
+    v.offset =
+        (int64_t)((uint64_t)b->offset + (uint64_t)x->offset * scale + (uint64_t)displacement);
+    return v;
+}
+
 /* lea of 64 bits */
 static bool lea(struct control *c, struct control_state *s)
 {
@@ -505,6 +545,8 @@ static bool lea(struct control *c, struct control_state *s)
             control_say(c, "rsp without its slot's delta");
     } else if ((b && is_secret(b)) || (x && is_secret(x))) {
         control_say(c, "LEA with a host address");
+    } else if (b && x) {
+        v = guest_sum(c, b, x, o->mem.scale, displacement);
     }
     if (to == RT_SP && v.kind != CONTROL_STACK)
         control_say(c, "rsp is not on the guest's stack");

@@ -366,17 +366,15 @@ static const char *guard_at(const struct control *c, const ZydisDecodedInstructi
     return NULL;
 }
 
-Test(translator_control, a_guard_that_is_left_out_is_missed)
+/* Leaves out each guard of b in turn; returns how many it has. */
+static unsigned leave_out(const struct cc_block *b)
 {
     ZydisDecoder decoder;
     ZydisDecodedInstruction zi;
     ZydisDecodedOperand operands[ZYDIS_MAX_OPERAND_COUNT];
     unsigned left_out = 0;
 
-    setup();
-    struct cc_block *b = translate(sample, sizeof(sample), LONG, 0x7f1234567000, 64);
     cr_assert(control_scan(&control, b), "%s", said);
-    cr_expect_eq(b->insns, 15, "%u instructions", b->insns);
     ZydisDecoderInit(&decoder, ZYDIS_MACHINE_MODE_LONG_64, ZYDIS_STACK_WIDTH_64);
     for (unsigned at = b->direct; at < b->host_len; at += zi.length) {
         uint8_t *code = cc.rw + b->host + at, kept[15];
@@ -392,7 +390,97 @@ Test(translator_control, a_guard_that_is_left_out_is_missed)
         left_out++;
     }
     cr_expect(control_scan(&control, b));
-    cr_expect_geq(left_out, 39, "only %u", left_out);
+    return left_out;
+}
+
+Test(translator_control, a_guard_that_is_left_out_is_missed)
+{
+    setup();
+    struct cc_block *b = translate(sample, sizeof(sample), LONG, 0x7f1234567000, 64);
+    cr_expect_eq(b->insns, 15, "%u instructions", b->insns);
+    unsigned guards = leave_out(b);
+    cr_expect_geq(guards, 39, "only %u", guards);
+    cc_destroy(&cc);
+}
+
+/* ---- loops ---- */
+
+static const uint8_t loop[] = {
+    0x48, 0x8b,         0x08,             /* mov (%rax), %rcx */
+    0x48, 0x03,         0x4c, 0xd3, 0x10, /* add 16(%rbx,%rdx,8), %rcx */
+    0x49, 0x89,         0x0a,             /* mov %rcx, (%r10) */
+    0x48, 0x89,         0xcf,             /* mov %rcx, %rdi */
+    0x48, 0x83,         0xc0, 0x08,       /* add $8, %rax */
+    0x49, 0x83,         0xc2, 0x10,       /* add $16, %r10 */
+    0x48, 0xff,         0xc2,             /* inc %rdx */
+    0x48, 0x39,         0xea,             /* cmp %rbp, %rdx */
+    0x75, (uint8_t)-30, 0x90, 0xf4,       /* jne loop; nop; hlt */
+};
+
+Test(translator_control, checks_in_front_of_a_loop_are_guards)
+{
+    setup();
+    struct cc_block *b = translate(loop, sizeof(loop), LONG, 0x7f1234567000, 64);
+    cr_expect_gt(b->loop, 3 * 16);
+    unsigned guards = leave_out(b);
+    cr_expect_eq(guards, 7, "%u: three checks, a delta", guards);
+    cc_destroy(&cc);
+}
+
+/* In the loop's host code: what does not belong there. */
+Test(translator_control, a_loop_that_does_not_keep_to_its_checks_is_found)
+{
+    static const struct {
+        const char *from, *to, *what;
+    } change[] = {
+        {"4883c008", "4889f890", "not there any more"}, /* mov %rdi, %rax */
+        {"48ffc2", "4889fa", "not there any more"},     /* mov %rdi, %rdx */
+        {"4889cf", "4989cb", "delta is lost"},          /* mov %rcx, %r11 */
+        {"4a8b0c18", "0f1f4000", "does not access"} /* a NOP */,
+    };
+
+    setup();
+    struct cc_block *b = translate(loop, sizeof(loop), LONG, 0x7f1234567000, 64);
+    for (size_t i = 0; i < sizeof(change) / sizeof(change[0]); i++) {
+        uint8_t from[8], to[8], *at = cc.rw + b->host + b->direct + b->loop;
+        unsigned n = assemble(change[i].from, from);
+        assemble(change[i].to, to);
+        uint8_t *end = cc.rw + b->host + b->host_len;
+        while (at < end && memcmp(at, from, n))
+            at++;
+        cr_assert_lt(at, end, "%s is not there", change[i].from);
+        memcpy(at, to, n);
+        said[0] = 0;
+        cr_expect(!control_scan(&control, b) && strstr(said, change[i].what), "%s: %s",
+                  change[i].what, said);
+        memcpy(at, from, n);
+    }
+    cr_expect(control_scan(&control, b));
+    cc_destroy(&cc);
+}
+
+/* Nothing to check in front, or nothing that a turn is sure to access. */
+Test(translator_control, what_a_loop_does_not_keep_is_checked_in_it)
+{
+    static const char *const code[] = {
+        "488b0075fb",           /* mov (%rax), %rax: a list */
+        "8b0c10ffc275f9",       /* mov (%rax,%rdx), %ecx; inc %edx */
+        "8b0848050010000075f6", /* mov (%rax), %ecx; add $4096, %rax */
+        "75fe8b08",             /* the access is behind the branch */
+        "c4e26d8c0875f9",       /* vpmaskmovd (%rax), %ymm2, %ymm1 */
+        "0f180875fb",           /* prefetcht0 (%rax) */
+        "64488b0875fa",         /* mov %fs:(%rax), %rcx */
+    };
+
+    setup();
+    for (size_t i = 0; i < sizeof(code) / sizeof(code[0]); i++) {
+        uint8_t bytes[32] = {0};
+        unsigned n = assemble(code[i], bytes);
+        bytes[n] = 0xf4;
+        struct cc_block *b = translate(bytes, n + 1, LONG, 0x7f1234567000, 64);
+        cr_expect_eq(b->loop, 0, "%s", code[i]);
+        cr_expect(control_scan(&control, b), "%s", said);
+    }
     cc_destroy(&cc);
 }
 
