@@ -178,11 +178,20 @@ static void print_start(const struct state *start)
 
 static void print_rerun(uint64_t number)
 {
-    printf("  rerun: diff --mode %d --seed %llu --batch %llu%s%s%s%s\n", options.mode,
+    const struct guest_options *g = &options.guest;
+
+    printf("  rerun: diff --mode %d --seed %llu --batch %llu%s%s%s%s%s%s", options.mode,
            (unsigned long long)options.seed, (unsigned long long)number,
            options.systematic ? " --systematic" : "", options.single_step ? " --single-step" : "",
-           options.guest.flags & NOVT_F_INTERPRET ? " --interpret" : "",
-           options.guest.flags & NOVT_F_NO_CHAIN ? " --no-chain" : "");
+           g->flags & NOVT_F_INTERPRET ? " --interpret" : "",
+           g->flags & NOVT_F_NO_CHAIN ? " --no-chain" : "",
+           g->flags & NOVT_F_FLUSH ? " --flush" : "",
+           g->flags & NOVT_F_SHORT_BLOCKS ? " --short-blocks" : "");
+    if (g->code_cache)
+        printf(" --cache %llu", (unsigned long long)g->code_cache >> 10);
+    if (g->kicks)
+        printf(" --kicks %u", g->kicks);
+    printf("\n");
 }
 
 static void report(const struct sequence *s, const struct state *start, uint64_t batch,
