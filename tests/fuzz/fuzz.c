@@ -179,6 +179,17 @@ static void note_classes(uint64_t gpa, unsigned value)
         *cc_seen(&cc, gpa + i) = (uint8_t)value;
 }
 
+static void branch_back(uint8_t *start, uint8_t *end)
+{
+    int32_t by = (int32_t)(start - (end + 6));
+
+    if (end + 6 > page + 4096)
+        return;
+    end[0] = 0x0f;
+    end[1] = 0x85;
+    memcpy(end + 2, &by, 4);
+}
+
 static void translate_and_scan(const uint8_t *head, const uint8_t *code, size_t size)
 {
     bool wide = head[0] & 2;
@@ -200,6 +211,8 @@ static void translate_and_scan(const uint8_t *head, const uint8_t *code, size_t 
 
     memset(page, 0xf4, sizeof(page));
     memcpy(page + offset, code, size);
+    if (head[0] & 64)
+        branch_back(page + offset, page + offset + size);
     set_registers(gpr, head[7]);
     if (head[0] & 32)
         note_classes(request.gpa, head[7] % 6);
@@ -207,6 +220,7 @@ static void translate_and_scan(const uint8_t *head, const uint8_t *code, size_t 
     struct cc_block *b = translate(&request);
     if (b) {
         fuzz_counts.translated++;
+        fuzz_counts.loops += b->loop != 0;
         control_scan(&fuzz_counts.control, b);
         if (head[0] & 16)
             move(b, head[7]);

@@ -4,7 +4,7 @@
  *
  *   0     bits 0-1: 16-bit (decoded only), 32-bit, 64-bit, 64-bit code; bit 2: the block's pc has
  *         collided; bit 3: the next page is there; bit 4: the block is moved, too; bit 5: accesses
- *         have met another class
+ *         have met another class; bit 6: JNE to the code's start comes behind it
  *   1, 2  key: enum tr_key
  *   3     instructions at most
  *   4, 5  offset in the page, counted from its end (so that few bytes of code reach the next page)
@@ -20,7 +20,7 @@
 #define FUZZ_MAX  (FUZZ_HEAD + 512u)
 
 struct fuzz_counts {
-    unsigned long inputs, translated, moved, redirected, complaints;
+    unsigned long inputs, translated, moved, loops, redirected, complaints;
     struct control control;
 };
 extern struct fuzz_counts fuzz_counts;

@@ -12,10 +12,10 @@
 #include <string.h>
 #include <unistd.h>
 
-enum kind { KIND_BYTES, KIND_FORMS, KIND_PAGE_END, KIND_COUNT };
+enum kind { KIND_BYTES, KIND_FORMS, KIND_PAGE_END, KIND_LOOPS, KIND_COUNT };
 
 static const char *const kind_names[] = {"random bytes", "every kind of encoding",
-                                         "at the page's end"};
+                                         "at the page's end", "loops"};
 
 static unsigned passed, failed;
 static uint64_t seed = 1;
@@ -122,6 +122,19 @@ static unsigned put_usual(uint8_t *p)
     return n;
 }
 
+/* ADD of a small constant to a 64-bit register, or what uses registers as they are used in loops.
+ */
+static unsigned put_turn(uint8_t *p)
+{
+    if (below(3))
+        return put_usual(p);
+    p[0] = (uint8_t)(0x48 | below(2));
+    p[1] = 0x83;
+    p[2] = (uint8_t)(0xc0 | below(8));
+    p[3] = (uint8_t)random_32();
+    return 4;
+}
+
 static size_t make_input(enum kind kind, uint8_t *data)
 {
     size_t n = FUZZ_HEAD, want = FUZZ_HEAD + 16 + below(200);
@@ -136,6 +149,13 @@ static size_t make_input(enum kind kind, uint8_t *data)
     data[4] = data[5] = 0;
     if (kind == KIND_BYTES)
         return want;
+    if (kind == KIND_LOOPS) {
+        data[0] = (uint8_t)((data[0] | 0x42) & ~0x20u);
+        data[3] = 63;
+        for (want = n + 1 + below(20); n < want;)
+            n += put_turn(data + n);
+        return n;
+    }
     while (n < want)
         n += below(2) ? put_form(data + n, data[0] & 2) : put_usual(data + n);
     if (kind == KIND_PAGE_END)
@@ -254,11 +274,12 @@ int main(int argc, char **argv)
     for (unsigned kind = 0; kind < KIND_COUNT; kind++)
         run_kind(kind, count);
     const struct control *c = &fuzz_counts.control;
-    printf("    %lu blocks scanned, %lu of them moved; %lu host instructions; operands proved: %lu "
+    printf("    %lu blocks scanned, %lu of them moved, %lu loops; %lu host instructions; operands "
+           "proved: %lu "
            "by a table, %lu by a check, %lu stack, %lu strings\n    branches: %lu inside, %lu to "
            "stubs, %lu through tables; %lu instructions for the slow path\n",
-           c->blocks, fuzz_counts.moved, c->insns, c->by_table, c->by_check, c->by_stack,
-           c->strings, c->inside, c->to_stub, c->to_table, fuzz_counts.redirected);
+           c->blocks, fuzz_counts.moved, fuzz_counts.loops, c->insns, c->by_table, c->by_check,
+           c->by_stack, c->strings, c->inside, c->to_stub, c->to_table, fuzz_counts.redirected);
     printf("%u passed, %u failed\n", passed, failed);
     return failed != 0;
 }
