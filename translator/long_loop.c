@@ -21,8 +21,14 @@ static bool leads_back(const struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
 
-    return (insn->op == TR_OP_jcc || insn->op == TR_OP_jmp_rel) &&
-           t->at[i] + insn->len + insn->imm == 0;
+    return insn->cls == TR_BRANCH && insn->op != TR_OP_jmp_ind && insn->op != TR_OP_call_ind &&
+           insn->op != TR_OP_ret && t->at[i] + insn->len + insn->imm == 0;
+}
+
+/* LOOP, JRCXZ and CALL are not. */
+static bool is_usual(const struct tr_insn *insn)
+{
+    return insn->op == TR_OP_jcc || insn->op == TR_OP_jmp_rel;
 }
 
 /* Accesses that a mask may keep from happening, hints, and bits at an address of their own. */
@@ -120,15 +126,17 @@ void l_loop_begin(struct tr_block *t)
 {
     struct tr_loop *loop = &t->lng.loop;
     unsigned first = 0;
+    bool usual = true;
 
     for (unsigned i = t->ninsns; i-- > 0;) {
         if (!leads_back(t, i))
             continue;
         first = i;
+        usual = usual && is_usual(&t->insn[i]);
         if (!loop->end)
             loop->end = i + 1;
     }
-    if (!loop->end || !cc_loop_suits(t->rq->cc, t->rq->gpa))
+    if (!loop->end || !usual || !cc_loop_suits(t->rq->cc, t->rq->gpa))
         return;
     uint16_t moving = unsteady(t);
     for (unsigned i = 0; i < first; i++)
