@@ -169,6 +169,7 @@ struct cc {
     uint64_t max_gfn;
     uint32_t *code_2m;       /* code pages in each 2 MiB of guest-physical memory */
     uint32_t index_mask;     /* which bits of a pc are its index in a jump table */
+    bool has_masks;          /* the host's CPU: rt_cpu_has_masks() */
     void **miss_table;       /* every entry leads to the miss stub */
     int table_fd, places_fd; /* what new ones are private copies of */
     uint8_t *miss_stub;      /* what a jump table's empty entries hold */

@@ -102,6 +102,7 @@ int cc_create(struct cc *cc, size_t size, uint64_t max_gpa)
     size_arenas(cc, size, max_gpa);
     cc->fd = cc->table_fd = cc->places_fd = -1;
     cc->index_mask = rt_cpu_table_mask();
+    cc->has_masks = rt_cpu_has_masks();
     int rc = map_views(cc);
     if (rc == 0)
         rc = reserve_arenas(cc);

@@ -71,6 +71,8 @@ int rt_os_pid(void);
 void rt_cpu_init(struct rt_cpu *cpu);
 /* The bits of a pc that are its index in a jump table; they are adjacent. */
 uint32_t rt_cpu_table_mask(void);
+/* AVX-512's mask registers with vectors of 128 and 256 bits (VL, BW). */
+bool rt_cpu_has_masks(void);
 
 /* The distance from the thread pointer (%fs:0) to rt_cpu: the same in every thread. */
 intptr_t rt_cpu_offset(void);

@@ -37,6 +37,12 @@ uint32_t rt_cpu_table_mask(void)
     return __builtin_cpu_is("amdfam17h") ? 0xffff : 0x3ffff;
 }
 
+bool rt_cpu_has_masks(void)
+{
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw");
+}
+
 void rt_cpu_init(struct rt_cpu *cpu)
 {
     cpu->table_mask = rt_cpu_table_mask();

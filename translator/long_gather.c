@@ -1,13 +1,20 @@
 /* long_gather.c - 64-bit code: AVX2 gathers in the cache.
  *
  * Each lane's address is base + index * scale, and an index of 32 or 64 bits reaches beyond every
- * guard. So the indices are looked at first: all lanes (also those that are masked) within
- * +-2^27, which with a scale of 8 is 1 GiB, a quarter of a guard; else the slow path does it.
+ * guard. So the indices are looked at first: all lanes (also those that are masked) within 2^28,
+ * which with a scale of 8 is 2 GiB, half a guard; else the slow path does it.
  *
- *     scratch = zmm_t                    a vector register that the gather does not name
+ *     r10 = k1                           with AVX-512's mask registers (cc.has_masks)
+ *     k1 = index < 2^27
+ *     k1 &= index >= -2^28
+ *     r9 = k1
+ *     k1 = r10
+ *
+ *     scratch = zmm_t                    without: a vector register that the gather does not name
  *     t = (index + 2^27) & ~(2^28 - 1)
  *     r9 = sign bits of (t == 0)
  *     zmm_t = scratch
+ *
  *     rcx = r9 - all lanes; jrcxz over the callout
  *     base as in near_operand(); the gather with r10 in the base's place
  *
@@ -44,9 +51,10 @@ static bool gather_decode(const struct tr_insn *insn, struct gather *g)
     g->quad = g->opcode & 1;
     g->wide = g->quad ? l : l && !w;
     g->expected = (g->quad ? 3u : 15u) | (g->wide ? (g->quad ? 12u : 240u) : 0);
-    g->scratch = 0;
+    /* Compilers take low numbers first; nothing waits for what is loaded back into a high one. */
+    g->scratch = 7;
     while (g->scratch == g->dst || g->scratch == g->index || g->scratch == g->mask)
-        g->scratch++;
+        g->scratch--;
     return true;
 }
 
@@ -72,10 +80,34 @@ static void vector_op(struct tr_block *t, const struct gather *g, unsigned map, 
     e32(t, state);
 }
 
-static void emit_index_check(struct tr_block *t, unsigned i, const struct gather *g)
+/* vpcmpd or vpcmpq $predicate, %fs:state{broadcast}, index, %k1{mask} */
+static void compare(struct tr_block *t, const struct gather *g, unsigned predicate, unsigned mask,
+                    uint32_t state)
 {
-    uint8_t *field;
+    e1(t, 0x64);
+    e4(t, 0x62, 0xf3, (g->quad ? 0x80u : 0) | (~g->index & 15u) << 3 | 5,
+       (g->wide ? 0x20u : 0) | 0x18 | mask);
+    e3(t, 0x1f, 0x0c, 0x25);
+    e32(t, state + (g->quad ? 32u : 0));
+    e1(t, predicate);
+}
 
+static void lanes_by_mask(struct tr_block *t, const struct gather *g)
+{
+    enum { LESS = 1, NOT_LESS = 5 };
+
+    l_lose(t, H10);
+    e4(t, 0xc4, 0x61, 0xfb, 0x93); /* kmovq %k1, %r10 */
+    e1(t, 0xd1);
+    compare(t, g, LESS, 0, STATE(gather_add));
+    compare(t, g, NOT_LESS, 1, STATE(gather_and));
+    e4(t, 0xc5, 0x7b, 0x93, 0xc9); /* kmovd %k1, %r9d */
+    e4(t, 0xc4, 0xc1, 0xfb, 0x92); /* kmovq %r10, %k1 */
+    e1(t, 0xca);
+}
+
+static void lanes_by_vector(struct tr_block *t, const struct gather *g)
+{
     move_scratch(t, g, 0x7f);
     vector_op(t, g, 1, g->quad ? 0xd4 : 0xfe, g->index, STATE(gather_add) + (g->quad ? 32u : 0));
     vector_op(t, g, 1, 0xdb, g->scratch, STATE(gather_and) + (g->quad ? 32u : 0));
@@ -83,6 +115,16 @@ static void emit_index_check(struct tr_block *t, unsigned i, const struct gather
     e4(t, 0xc4, 0x61, 0x78 | (g->wide ? 4u : 0) | g->quad, 0x50); /* vmovmskps/pd, %r9d */
     e1(t, 0xc8 | g->scratch);
     move_scratch(t, g, 0x6f);
+}
+
+static void emit_index_check(struct tr_block *t, unsigned i, const struct gather *g)
+{
+    uint8_t *field;
+
+    if (t->rq->cc->has_masks)
+        lanes_by_mask(t, g);
+    else
+        lanes_by_vector(t, g);
     l_mov(t, H10, RT_CX);
     e3(t, 0x41, 0x8d, 0x89); /* lea -expected(%r9), %ecx */
     e32(t, -g->expected);

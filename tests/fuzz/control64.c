@@ -713,6 +713,42 @@ static bool gather_constant(struct control *c, size_t quad, size_t plain)
 #define HALF(field)  (offsetof(struct rt_cpu, field) + 32)
 #define WHOLE(field) offsetof(struct rt_cpu, field)
 
+/* The same with k1: below the one limit, and not below the other. */
+static bool mask_steps(struct control *c, struct control_state *s)
+{
+    bool quad = c->zi.mnemonic == ZYDIS_MNEMONIC_VPCMPQ;
+    unsigned predicate = (unsigned)c->operand[4].imm.value.u;
+    size_t at;
+    unsigned to;
+
+    if (c->zi.mnemonic == ZYDIS_MNEMONIC_KMOVD && s->gather_step == 12 &&
+        c->operand[1].reg.value == ZYDIS_REGISTER_K1 && reg_operand(c, 0, 32, &to)) {
+        set(s, to,
+            (struct control_value){
+                .kind = CONTROL_LANES, .value = ++c->values, .offset = s->gather_wide});
+        s->gather_step = 0;
+        return true;
+    }
+    if ((!quad && c->zi.mnemonic != ZYDIS_MNEMONIC_VPCMPD) ||
+        c->operand[0].reg.value != ZYDIS_REGISTER_K1 || !field_operand(c, 3, &at) ||
+        !c->zi.avx.broadcast.mode)
+        return false;
+    if (at == (quad ? HALF(gather_add) : WHOLE(gather_add)) && predicate == 1 &&
+        c->operand[1].reg.value == ZYDIS_REGISTER_K0) {
+        s->gather_step = 11;
+        s->gather_near = false;
+        s->gather_index = vector_id(c, 2);
+        s->gather_wide = (uint8_t)(c->operand[2].size / (quad ? 64 : 32));
+    } else if (at == (quad ? HALF(gather_and) : WHOLE(gather_and)) && predicate == 5 &&
+               s->gather_step == 11 && c->operand[1].reg.value == ZYDIS_REGISTER_K1 &&
+               vector_id(c, 2) == s->gather_index) {
+        s->gather_step = 12;
+    } else {
+        return false;
+    }
+    return true;
+}
+
 static bool gather_steps(struct control *c, struct control_state *s)
 {
     unsigned to;
@@ -835,8 +871,8 @@ static void check_rsp(struct control *c, const struct control_state *s)
 void control_step64(struct control *c, struct control_state *s)
 {
     check_memory(c, s);
-    if (!gather_steps(c, s) && !move(c, s) && !gather_difference(c, s) && !lea(c, s) &&
-        !rotate_or_extend(c, s) && !arithmetic(c, s) && !stack(c, s))
+    if (!mask_steps(c, s) && !gather_steps(c, s) && !move(c, s) && !gather_difference(c, s) &&
+        !lea(c, s) && !rotate_or_extend(c, s) && !arithmetic(c, s) && !stack(c, s))
         generic(c, s);
     for (unsigned i = 0; i < c->zi.operand_count; i++) {
         if (c->operand[i].type == ZYDIS_OPERAND_TYPE_MEMORY && !is_address_only(c, &c->operand[i]))

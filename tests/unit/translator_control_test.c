@@ -347,7 +347,8 @@ static const char *guard_at(const struct control *c, const ZydisDecodedInstructi
         return "a cut";
     if (zi->mnemonic == ZYDIS_MNEMONIC_JRCXZ)
         return "a gather's branch";
-    if (zi->mnemonic == ZYDIS_MNEMONIC_VPADDD || zi->mnemonic == ZYDIS_MNEMONIC_VPAND)
+    if (zi->mnemonic == ZYDIS_MNEMONIC_VPADDD || zi->mnemonic == ZYDIS_MNEMONIC_VPAND ||
+        zi->mnemonic == ZYDIS_MNEMONIC_VPCMPD || zi->mnemonic == ZYDIS_MNEMONIC_KMOVD)
         return "a step of a gather's check";
     if (zi->mnemonic == ZYDIS_MNEMONIC_NOT)
         return "a complement";
@@ -395,12 +396,15 @@ static unsigned leave_out(const struct cc_block *b)
 
 Test(translator_control, a_guard_that_is_left_out_is_missed)
 {
-    setup();
-    struct cc_block *b = translate(sample, sizeof(sample), LONG, 0x7f1234567000, 64);
-    cr_expect_eq(b->insns, 15, "%u instructions", b->insns);
-    unsigned guards = leave_out(b);
-    cr_expect_geq(guards, 39, "only %u", guards);
-    cc_destroy(&cc);
+    for (unsigned masks = 0; masks < 2; masks++) {
+        setup();
+        cc.has_masks = masks;
+        struct cc_block *b = translate(sample, sizeof(sample), LONG, 0x7f1234567000, 64);
+        cr_expect_eq(b->insns, 15, "%u instructions", b->insns);
+        unsigned guards = leave_out(b);
+        cr_expect_geq(guards, 39, "only %u", guards);
+        cc_destroy(&cc);
+    }
 }
 
 /* ---- loops ---- */
@@ -470,6 +474,9 @@ Test(translator_control, what_a_loop_does_not_keep_is_checked_in_it)
         "c4e26d8c0875f9",       /* vpmaskmovd (%rax), %ymm2, %ymm1 */
         "0f180875fb",           /* prefetcht0 (%rax) */
         "64488b0875fa",         /* mov %fs:(%rax), %rcx */
+        "01fee3fc8b0875f8",     /* JRCXZ in front of the access */
+        "8b08e2fc75fa",         /* LOOP */
+        "8b0874fce8f7ffffff",   /* CALL */
     };
 
     setup();
