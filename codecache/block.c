@@ -144,6 +144,8 @@ static void recover_32(struct rt_cpu *cpu, const struct rt_context *context, enu
         cpu->gpr[RT_SI] = (uint32_t)cpu->gpr[RT_SI];
         cpu->gpr[RT_DI] = (uint32_t)cpu->gpr[RT_DI];
     }
+    if (recipe >= CC_R_STACK_MIN)
+        cpu->gpr[RT_SP] = (uint32_t)cpu->gpr[RT_SP] + 4u * (unsigned)(recipe - CC_R_STACK);
     cpu->insns = context->gpr[13];
 }
 

@@ -33,7 +33,12 @@ enum cc_recipe {
     CC_R_IDENTITY, /* every guest register is in its own host register */
     CC_R_STRING,   /* rsi and rdi hold host addresses: their low halves are the guest's */
     CC_R_STRING64, /* rsi and rdi have had r10 and r11 added */
+    /* 32-bit code: from -6 to 6 pushed or popped words are not in esp yet; CC_R_STACK + that. */
+    CC_R_STACK_MIN,
+    CC_R_STACK = CC_R_STACK_MIN + 6,
+    CC_R_STACK_MAX = CC_R_STACK + 6,
 };
+_Static_assert(CC_R_STACK_MAX < 16, "a row has four bits for the recipe");
 
 /* One row of a block's host pc to guest pc table, ascending by host offset. */
 struct cc_map {

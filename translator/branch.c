@@ -74,12 +74,12 @@ bool tr_jmp_ind(struct tr_block *t, unsigned i)
     return true;
 }
 
-/* movl $next, -4(%rsp,%r15); lea -4(%rsp), %esp */
+/* movl $next, %gs:-4(%rsp); lea -4(%rsp), %esp */
 static void emit_push_return(struct tr_block *t, uint64_t next)
 {
     e_stack(t, 0xc7, 0, -4, 4);
     e32(t, (uint32_t)next);
-    e_lea_esp(t, -4);
+    tr_stack_move(t, -4);
 }
 
 bool tr_call_rel(struct tr_block *t, unsigned i)
@@ -105,7 +105,7 @@ bool tr_ret(struct tr_block *t, unsigned i)
     if (t->insn[i].prefix66 || !(t->rq->key & TR_K_SS))
         return false;
     e_stack(t, 0x8b, 8, 0, 4);
-    e_lea_esp(t, 4 + (t->insn[i].imm_size ? (int)(uint16_t)t->insn[i].imm : 0));
+    tr_stack_move(t, 4 + (t->insn[i].imm_size ? (int)(uint16_t)t->insn[i].imm : 0));
     emit_indirect(t);
     return true;
 }

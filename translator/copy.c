@@ -1,6 +1,6 @@
 /* copy.c - innocuous instructions: the same instruction with its memory operand rewritten.
  *
- * A flat 32-bit operand reaches the window in one of two ways:
+ * A flat 32-bit operand reaches the window in one of three ways:
  *
  *   base + small displacement   the window's base r15 becomes the index:
  *     mov 8(%ebx), %eax              ->   mov 8(%rbx,%r15), %eax
@@ -8,10 +8,15 @@
  *     above it; what is outside is guard, and the fault leads to the slow path, which wraps at
  *     4 GiB as the guest does. Costs no latency: a pointer chase runs at 1.0 of native speed.
  *
- *   anything else               two prefixes, gs (its base is the window) and address-size 32:
+ *   the same in a stack frame   gs, whose base is the window, and the guest's own form:
+ *     mov 8(%esp), %eax              ->   mov %gs:8(%rsp), %eax
+ *     Two cycles more latency, but the host forwards what was stored by the same base and
+ *     displacement without going through memory (1 cycle), as it does for the guest's own form;
+ *     with an index it takes 7.
+ *
+ *   anything else               two prefixes, gs and address-size 32:
  *     mov 8(%ebx,%esi,4), %eax       ->   addr32 mov %gs:8(%ebx,%esi,4), %eax
- *     The address is computed modulo 2^32. Two cycles more latency, measured; also the only form
- *     for high byte registers, which a REX prefix would rename.
+ *     The address is computed modulo 2^32. Two cycles more latency.
  *
  * FS and GS operands have a base: the linear address is computed into r9d first, which costs four
  * instructions and no flags. segptr leads to the base, or, when the segment is not a 4 GiB data
@@ -86,6 +91,7 @@ static void emit_far_address(struct tr_block *t, const struct tr_insn *insn)
 enum form {
     FORM_SAME,  /* registers only, or the address alone (LEA) */
     FORM_BASE,  /* disp(base,%r15) */
+    FORM_FRAME, /* %gs:disp(base) */
     FORM_GUEST, /* the guest's own operand with gs and address-size 32 */
     FORM_R9,    /* (%r9,%r15) */
     FORM_RIP,   /* the slow path's buffer: disp32 off rip, filled in by the caller */
@@ -227,10 +233,16 @@ static bool needs_66(const struct tr_insn *insn)
     return insn->prefix66;
 }
 
-static void emit_legacy_prefixes(struct tr_block *t, const struct tr_insn *insn, bool window)
+static void emit_window_prefixes(struct tr_block *t, enum form form)
 {
-    if (window)
-        e2(t, 0x65, 0x67);
+    if (form == FORM_FRAME || form == FORM_GUEST)
+        e1(t, 0x65);
+    if (form == FORM_GUEST)
+        e1(t, 0x67);
+}
+
+static void emit_legacy_prefixes(struct tr_block *t, const struct tr_insn *insn)
+{
     if (insn->lock)
         e1(t, 0xf0);
     if (needs_66(insn))
@@ -261,7 +273,8 @@ static void emit_legacy(struct tr_block *t, const struct tr_insn *insn, enum for
 
 static void emit_rewritten(struct tr_block *t, const struct tr_insn *insn, enum form form)
 {
-    emit_legacy_prefixes(t, insn, form == FORM_GUEST);
+    emit_window_prefixes(t, form);
+    emit_legacy_prefixes(t, insn);
     if (insn->encoding == TR_ENC_VEX)
         emit_vex(t, insn, form);
     else if (insn->encoding == TR_ENC_EVEX)
@@ -281,8 +294,7 @@ static void emit_moffs(struct tr_block *t, const struct tr_insn *insn, enum form
 {
     static const uint8_t opcode[] = {0x8a, 0x8b, 0x88, 0x89};
 
-    if (form == FORM_GUEST)
-        e2(t, 0x65, 0x67);
+    emit_window_prefixes(t, form);
     if (needs_66(insn))
         e1(t, 0x66);
     if (form_rex(form))
@@ -299,10 +311,17 @@ static void emit_moffs(struct tr_block *t, const struct tr_insn *insn, enum form
     e32(t, form == FORM_GUEST ? (uint32_t)insn->disp : 0);
 }
 
-static bool fits_base(const struct tr_insn *insn)
+static bool is_near_base(const struct tr_insn *insn)
 {
     return insn->has_mem && insn->base >= 0 && insn->index < 0 && insn->disp > -NEAR &&
-           insn->disp < NEAR && !insn->vsib && !has_high_byte(insn);
+           insn->disp < NEAR && !insn->vsib;
+}
+
+/* Most likely the stack frame's; high byte registers, which a REX prefix would rename, have no
+ * other choice. */
+static bool is_frame(const struct tr_insn *insn)
+{
+    return insn->base == RT_SP || (insn->base == RT_BP && insn->disp < 0) || has_high_byte(insn);
 }
 
 /* Which form a guest operand takes; false: it must be a callout. */
@@ -323,7 +342,7 @@ static bool operand_form(struct tr_block *t, unsigned i, enum form *form)
         *form = FORM_R9;
         return true;
     }
-    *form = fits_base(insn) ? FORM_BASE : FORM_GUEST;
+    *form = !is_near_base(insn) ? FORM_GUEST : is_frame(insn) ? FORM_FRAME : FORM_BASE;
     return seg_is_flat(t, insn->seg);
 }
 
@@ -370,8 +389,7 @@ bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
     struct tr_insn load = *insn;
     load.bytes[load.modrm_at] = (uint8_t)((load.bytes[load.modrm_at] & 0xc7) | (host_reg & 7) << 3);
     load.imm_size = 0;
-    if (form == FORM_GUEST)
-        e2(t, 0x65, 0x67);
+    emit_window_prefixes(t, form);
     e2(t, 0x44 | form_rex(form), 0x8b);
     emit_modrm(t, &load, form);
     return true;

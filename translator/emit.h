@@ -2,7 +2,7 @@
  *
  * Encodings are written out by hand: each emitter is one instruction or one fixed sequence, and its
  * name says which. Host registers are numbers 0 to 15; a memory operand is either the guest's own
- * (copy.c) or one of two fixed shapes: %fs:state and disp(%rsp,%r15). */
+ * (copy.c) or one of two fixed shapes: %fs:state and %gs:disp(%rsp). */
 #ifndef NOVT_TRANSLATOR_EMIT_H
 #define NOVT_TRANSLATOR_EMIT_H
 
@@ -65,6 +65,7 @@ struct tr_block {
     uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
     struct cc_reloc reloc[TR_MAX_RELOCS];
     unsigned nrelocs;
+    int behind;         /* 32-bit code: words that esp has still to be moved by (stack.c) */
     bool movable;       /* all constants that follow from pc have 64 bits and are in reloc */
     struct tr_long lng; /* 64-bit code: what is known here */
 };
@@ -175,14 +176,19 @@ static inline void e_lea_esp(struct tr_block *t, int disp)
         e32(t, (uint32_t)disp);
     }
 }
-/* op reg, disp8(%rsp,%r15): the guest's stack in the window; size 2 or 4 */
+/* op reg, %gs:disp8(%rsp): the guest's stack, disp from the guest's esp; size 2 or 4 */
 static inline void e_stack(struct tr_block *t, unsigned opcode, unsigned reg, int disp,
                            unsigned size)
 {
+    disp += 4 * t->behind;
+    e1(t, 0x65);
     if (size == 2)
         e1(t, 0x66);
-    e2(t, reg >= 8 ? 0x46 : 0x42, opcode);
-    e3(t, 0x44 | (reg & 7) << 3, 0x3c, (uint8_t)disp);
+    if (reg >= 8)
+        e1(t, 0x44);
+    e3(t, opcode, (disp ? 0x44 : 0x04) | (reg & 7) << 3, 0x24);
+    if (disp)
+        e1(t, (uint8_t)disp);
 }
 
 /* translate.c */
@@ -215,6 +221,10 @@ bool tr_call_ind(struct tr_block *t, unsigned i);
 bool tr_ret(struct tr_block *t, unsigned i);
 bool tr_loop(struct tr_block *t, unsigned i);
 
+/* stack.c: moves esp by what it is behind and bytes more; does so in front of an instruction that
+ * may not find it behind. */
+void tr_stack_move(struct tr_block *t, int bytes);
+void tr_stack_before(struct tr_block *t, const struct tr_insn *insn);
 /* branch.c: continue at pc from here. */
 void tr_goto(struct tr_block *t, uint64_t pc, bool may_link);
 /* copy.c: loads the 32-bit memory (or register) operand of i into host register r8 or above. */

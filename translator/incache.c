@@ -120,7 +120,7 @@ bool tr_popf(struct tr_block *t, unsigned i)
 {
     if (t->insn[i].prefix66 || !(t->rq->key & TR_K_SS))
         return false;
-    e_stack(t, 0x8b, 8, 0, 4);                /* mov (%rsp,%r15), %r8d */
+    e_stack(t, 0x8b, 8, 0, 4);                /* mov %gs:(%rsp), %r8d */
     e_state(t, 0x44, 0x8b, 9, STATE(rflags)); /* mov %fs:rflags, %r9d */
     e3(t, 0x45, 0x31, 0xc1);                  /* xor %r8d, %r9d */
     e3(t, 0x41, 0xf7, 0xc1);                  /* test $others, %r9d */

@@ -1,8 +1,77 @@
 /* stack.c - PUSH, POP and LEAVE on a flat 32-bit stack: a move and a LEA.
  *
  * The host's rsp is the guest's esp, but the host's PUSH would store 8 bytes at a host address. The
- * store comes first, so a fault finds esp as it was. */
+ * store comes first, so a fault finds esp as it was.
+ *
+ * esp moves once for neighbouring pushes and pops, with CALL and RET at their end:
+ *
+ *     push %ebp; push %edi; call f  ->  mov %ebp, %gs:-4(%rsp); mov %edi, %gs:-8(%rsp)
+ *                                       movl $next, %gs:-12(%rsp); lea -12(%rsp), %esp; jmp f
+ *
+ * Until then it is behind by t->behind words, which the pc map's rows say (CC_R_STACK).
+ * Instructions that have nothing to do with esp may stand in between. The host has an engine for
+ * the guest's own form, in which pushes do not wait for each other; the moves would be a chain of
+ * additions. */
 #include "translator/emit.h"
+
+#define MOST_BEHIND (CC_R_STACK_MAX - CC_R_STACK)
+
+void tr_stack_move(struct tr_block *t, int bytes)
+{
+    bytes += 4 * t->behind;
+    t->behind = 0;
+    if (bytes)
+        e_lea_esp(t, bytes);
+}
+
+/* It may name esp. */
+static bool names_stack(const struct tr_insn *insn)
+{
+    if (!insn->has_modrm)
+        return (insn->opcode & 7) == RT_SP;
+    return insn->reg == RT_SP || (insn->mod == 3 && insn->rm == RT_SP) || insn->base == RT_SP ||
+           insn->index == RT_SP || (insn->encoding == TR_ENC_VEX && insn->feature == TR_F_NONE);
+}
+
+/* How many words an instruction moves esp by that may find and leave it behind. */
+static bool may_be_behind(const struct tr_insn *insn, int *words)
+{
+    *words = 0;
+    switch (insn->op) {
+    case TR_OP_push:
+        *words = -1;
+        return !insn->prefix66 && !names_stack(insn);
+    case TR_OP_pop:
+        *words = 1;
+        return !insn->prefix66 && !names_stack(insn);
+    case TR_OP_copy:
+    case TR_OP_call_ind:
+        return insn->cls != TR_CALLOUT && !names_stack(insn);
+    case TR_OP_call_rel:
+    case TR_OP_ret:
+    case TR_OP_nop:
+        return true;
+    default:
+        return false;
+    }
+}
+
+void tr_stack_before(struct tr_block *t, const struct tr_insn *insn)
+{
+    int words;
+
+    if (!may_be_behind(insn, &words) || t->behind + words > MOST_BEHIND ||
+        t->behind + words < -MOST_BEHIND)
+        tr_stack_move(t, 0);
+}
+
+static void moved(struct tr_block *t, int bytes)
+{
+    if (bytes % 4)
+        tr_stack_move(t, bytes);
+    else
+        t->behind += bytes / 4;
+}
 
 static bool stack_is_flat(const struct tr_block *t)
 {
@@ -34,7 +103,7 @@ bool tr_push(struct tr_block *t, unsigned i)
             return false;
         e_stack(t, 0x89, 8, -4, 4);
     }
-    e_lea_esp(t, -(int)size);
+    moved(t, -(int)size);
     return true;
 }
 
@@ -50,18 +119,19 @@ bool tr_pop(struct tr_block *t, unsigned i)
         return false;
     e_stack(t, 0x8b, reg, 0, size);
     if (reg != RT_SP)
-        e_lea_esp(t, (int)size);
+        moved(t, (int)size);
     return true;
 }
 
-/* mov (%rbp,%r15), %r8d; lea 4(%rbp), %esp; mov %r8d, %ebp */
+/* mov %gs:(%rbp), %r8d; mov %ebp, %esp; mov %r8d, %ebp; and a word popped */
 bool tr_leave(struct tr_block *t, unsigned i)
 {
     if (!stack_is_flat(t) || t->insn[i].prefix66)
         return false;
-    e4(t, 0x46, 0x8b, 0x44, 0x3d);
-    e1(t, 0x00);
-    e3(t, 0x8d, 0x65, 0x04);
+    e1(t, 0x65);
+    e4(t, 0x44, 0x8b, 0x45, 0x00);
+    e2(t, 0x89, 0xec);
     e3(t, 0x44, 0x89, 0xc5);
+    moved(t, 4);
     return true;
 }

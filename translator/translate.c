@@ -215,12 +215,14 @@ static bool accesses_device(const struct tr_block *t, unsigned i)
 static bool emit_instruction(struct tr_block *t, unsigned i)
 {
     struct tr_insn *insn = &t->insn[i];
-    uint8_t *before = t->p;
     unsigned nmap, ntails = t->ntails, nsites = t->nsites;
 
-    tr_map(t, i, CC_R_IDENTITY);
+    tr_stack_before(t, insn);
+    int behind = t->behind;
+    tr_map(t, i, behind ? (enum cc_recipe)(CC_R_STACK + behind) : CC_R_IDENTITY);
     nmap = t->nmap;
     emitter *emit = is_long(t) ? long_emitters[insn->op] : emitters[insn->op];
+    uint8_t *before = t->p;
     struct tr_long lng = t->lng;
     unsigned nrelocs = t->nrelocs;
     if (insn->cls == TR_CALLOUT || insn->cls == TR_REFUSED || accesses_device(t, i))
@@ -236,6 +238,8 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
     t->nsites = nsites;
     t->lng = lng;
     t->nrelocs = nrelocs;
+    t->behind = behind;
+    tr_stack_move(t, 0);
     emit_callout(t, i);
     return true;
 }
@@ -308,6 +312,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (!left) {
         bool in_page = (t->end & 4095) + (t->rq->pc & 4095) < 4096;
         bool short_of_page = t->ninsns == t->rq->max_insns;
+        tr_stack_move(t, 0);
         /* Not linked when the next instruction crosses the page's end. */
         go_to(t, t->rq->pc + t->end, !in_page || short_of_page);
     }

@@ -52,7 +52,7 @@ static void after_device(struct mon_vcpu *v, const struct rt_context *context)
         return;
     uint64_t gpa = b->gpa + cc_guest_pc(cc, b, (const uint8_t *)context->rip, &recipe) - b->pc;
     const uint8_t *ram = mon_vm_ram(v, gpa, NULL);
-    if (!ram || recipe != CC_R_IDENTITY || (gpa & 4095) == 4095)
+    if (!ram || recipe == CC_R_STRING || recipe == CC_R_STRING64 || (gpa & 4095) == 4095)
         return;
     __builtin_memcpy(&bytes, ram, sizeof(bytes));
     if (cc_device_note(cc, gpa, bytes)) {

@@ -397,7 +397,8 @@ static void check_map(struct control *c)
 
     for (unsigned i = 0; i < b->nmap; i++) {
         unsigned recipe = row[i].guest >> 12;
-        bool right = recipe == CC_R_IDENTITY || recipe == (b->wide ? CC_R_STRING64 : CC_R_STRING);
+        bool right = b->wide ? recipe == CC_R_IDENTITY || recipe == CC_R_STRING64
+                             : recipe != CC_R_STRING64 && recipe <= CC_R_STACK_MAX;
         c->at = row[i].host;
         if (row[i].host < b->direct || row[i].host >= b->host_len ||
             (row[i].guest & 0xfff) >= b->len || !right)

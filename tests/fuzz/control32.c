@@ -1,7 +1,8 @@
 /* control32.c - what is known of registers in 32-bit code, and which operands that proves.
  *
  * The guest's registers have clean upper halves, so base + r15 + a displacement under 1 MiB lies in
- * the window or its guards; everything else has address size 32 behind GS, the window. */
+ * the window or its guards, as base + a displacement under 1 MiB does behind GS, which is the
+ * window too; everything else has address size 32 behind GS. */
 #include "tests/fuzz/control.h"
 
 #define NEAR (1 << 20) /* what copy.c lets a displacement be without address-size 32 */
@@ -59,6 +60,15 @@ static bool state_is_right(struct control *c, const ZydisDecodedOperand *o)
            CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr);
 }
 
+/* A guest's register and a displacement that stays in the guards. */
+static bool is_near_base(const struct control_state *s, const ZydisDecodedOperand *o)
+{
+    unsigned base = control_register(o->mem.base);
+
+    return base < 16 && s->reg[base].kind == CONTROL_GUEST && !s->reg[base].wide &&
+           o->mem.disp.value >= -NEAR && o->mem.disp.value <= NEAR;
+}
+
 static bool operand_is_confined(struct control *c, const struct control_state *s,
                                 const ZydisDecodedOperand *o)
 {
@@ -66,19 +76,22 @@ static bool operand_is_confined(struct control *c, const struct control_state *s
 
     if (o->mem.segment == ZYDIS_REGISTER_FS)
         return state_is_right(c, o);
-    if (o->mem.segment == ZYDIS_REGISTER_GS) {
+    if (o->mem.segment == ZYDIS_REGISTER_GS && c->zi.address_width == 32) {
         c->by_table++;
-        return c->zi.address_width == 32;
+        return true;
     }
     if (c->zi.address_width != 64)
         return false;
+    if (o->mem.segment == ZYDIS_REGISTER_GS) {
+        c->by_stack++;
+        return index > 15 && is_near_base(s, o);
+    }
     if (base < 16 && s->reg[base].kind == CONTROL_SEGMENT)
         return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && index > 15 && !o->mem.disp.value &&
                o->size == 32 && (o->actions & ZYDIS_OPERAND_ACTION_READ);
     if (index == 15 && s->reg[15].kind == CONTROL_WINDOW) {
         c->by_check++;
-        return o->mem.scale == 1 && o->mem.disp.value >= -NEAR && o->mem.disp.value <= NEAR &&
-               base < 16 && s->reg[base].kind == CONTROL_GUEST && !s->reg[base].wide;
+        return o->mem.scale == 1 && is_near_base(s, o);
     }
     if (is_string(c)) {
         c->strings++;

@@ -676,6 +676,57 @@ static void implicit_accesses(void)
 }
 
 /* CR0 and CR4 combinations. SDM 3A 2.5, 4.1.1. */
+/* In runs of pushes and pops each finds its own fault, with the ones before it done. */
+static void stack_runs(void)
+{
+    enum { PAGE = 4096, WORDS = 11 };
+    const struct snip *pushes = CODE("push eax; mov ebx, ecx; push ecx; mov ebx, edx; push edx;"
+                                     "mov ebx, esi; push esi; mov ebx, edi; push edi; mov ebx, ebp;"
+                                     "push ebp; mov ebx, eax; push eax; mov ebx, ecx; push ecx;"
+                                     "mov ebx, edx; push edx; mov ebx, esi; push esi; nop; nop;"
+                                     "call 1f; 1:");
+    const struct snip *pops = CODE("pop eax; pop ecx; pop edx; pop ebx; pop ebp; pop esi; pop edi;"
+                                   "pop eax; pop ecx; pop edx; ret");
+    uint32_t *words = frame[0];
+
+    for (uint32_t mode = 0; mode < 2; mode++) {
+        start(mode, 0);
+        words = frame[0];
+        map(LIN + PAGE, addr(words), P | W | U);
+        for (uint32_t n = 0; n < WORDS; n++) {
+            IN(.cs = UCODE, .esp = LIN + PAGE + 4 * n, .eax = 1, .ecx = 2, .edx = 3, .esi = 4,
+               .edi = 5, .ebp = 6, .eflags = CF | ZF);
+            static const uint32_t left[] = {1, 2, 3, 4, 5, 6, 1, 2, 3, 4};
+            go(pushes);
+            CHECK(out.vector, PF, "vector", n);
+            CHECK(out.error, 6, "error code", n);
+            CHECK(out.cr2, LIN + PAGE - 4, "cr2", n);
+            CHECK(out.esp, LIN + PAGE, "esp", n);
+            CHECK(out.eip, pushes->start + 3 * n, "eip", n);
+            CHECK(out.ebx, n == 10 ? 4 : n ? left[n] : 0, "what stands between", n);
+            CHECK(out.eflags & ARITH, CF | ZF, "flags", n);
+            for (uint32_t i = 0; i < n; i++)
+                CHECK(words[n - 1 - i], left[i], "a pushed word", n);
+        }
+        for (uint32_t i = 0; i < PAGE / 4; i++)
+            words[i] = i;
+        for (uint32_t n = 0; n < WORDS; n++) {
+            uint32_t first = PAGE / 4 - n;
+            IN(.cs = UCODE, .esp = LIN + PAGE + 4 * first, .edi = 77);
+            go(pops);
+            CHECK(out.vector, PF, "vector", n);
+            CHECK(out.error, 4, "error code", n);
+            CHECK(out.cr2, LIN + 2 * PAGE, "cr2", n);
+            CHECK(out.esp, LIN + 2 * PAGE, "esp", n);
+            CHECK(out.eip, pops->start + n, "eip", n);
+            CHECK(out.eax, n > 7 ? first + 7 : n ? first : 0, "popped first", n);
+            CHECK(out.edi, n > 6 ? first + 6 : 77, "popped in the middle", n);
+            CHECK(out.edx, n > 9 ? first + 9 : n > 2 ? first + 2 : 0, "popped last", n);
+        }
+        stop();
+    }
+}
+
 static void mode_bits(void)
 {
     UNLESS_QEMU(CR0_BITS)
@@ -724,5 +775,6 @@ void guest_main(void)
     GROUP(read_modify_write);
     GROUP(tables_by_alias);
     GROUP(implicit_accesses);
+    GROUP(stack_runs);
     GROUP(mode_bits);
 }
