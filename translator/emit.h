@@ -55,6 +55,7 @@ struct tr_block {
     unsigned ninsns;
     unsigned end;      /* guest bytes */
     bool crossing;     /* a single instruction over two pages */
+    bool next_crosses; /* the instruction behind the block does: no link to it */
     uint8_t *base, *p; /* writable view */
     struct cc_map map[TR_MAX_ROWS];
     unsigned nmap;

@@ -1,8 +1,9 @@
 /* translate.c - the block loop: guest bytes in, a block of host code out.
  *
  * A block starts anywhere, goes on over conditional branches (their taken sides are side exits) and
- * ends at an unconditional branch, a callout, the page's end, or max_insns. An instruction that
- * crosses into the next page is a block of its own, reached only through jump tables.
+ * ends at an unconditional branch, a callout, the page's end, max_insns, or in front of a loop. An
+ * instruction that crosses into the next page is a block of its own, reached only through jump
+ * tables.
  *
  *   decode ahead -> [64-bit code: indirect entry: is r9 this block's pc?]
  *                   [direct entry]  code of each instruction, by the table below
@@ -139,6 +140,25 @@ static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
     return TR_DONE;
 }
 
+/* A loop in the middle of a block: the block ends in front of it, so that the loop is a block of
+ * its own from the first turn on (long_loop.c), and its code is not there twice. */
+static bool ends_before_loop(struct tr_block *t)
+{
+    const struct tr_insn *last = &t->insn[t->ninsns - 1];
+    int64_t to = (int64_t)t->end + last->imm;
+
+    if (!is_long(t) || (last->op != TR_OP_jcc && last->op != TR_OP_jmp_rel) || to <= 0)
+        return false;
+    for (unsigned i = 1; i < t->ninsns; i++) {
+        if (t->at[i] != to)
+            continue;
+        t->ninsns = i;
+        t->end = t->at[i];
+        return true;
+    }
+    return false;
+}
+
 static enum tr_result decode_ahead(struct tr_block *t)
 {
     size_t room = 4096 - (t->rq->pc & 4095);
@@ -147,13 +167,14 @@ static enum tr_result decode_ahead(struct tr_block *t)
         struct tr_insn *insn = &t->insn[t->ninsns];
         enum tr_decode_status status =
             tr_decode(t->rq->bytes + t->end, room - t->end, mode_of(t), insn);
+        t->next_crosses = status == TR_DECODE_SHORT;
         if (status == TR_DECODE_SHORT)
             return t->ninsns ? TR_DONE : decode_crossing(t, room);
         t->at[t->ninsns++] = (uint16_t)t->end;
         if (status != TR_DECODE_OK || !feature_enabled(t, insn))
             mark_step(insn, insn->len ? insn->len : 1);
         t->end += insn->len;
-        if (ends_block(insn))
+        if (ends_before_loop(t) || ends_block(insn))
             break;
     }
     return TR_DONE;
@@ -310,11 +331,8 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
         left = emit_instruction(t, i);
     }
     if (!left) {
-        bool in_page = (t->end & 4095) + (t->rq->pc & 4095) < 4096;
-        bool short_of_page = t->ninsns == t->rq->max_insns;
         tr_stack_move(t, 0);
-        /* Not linked when the next instruction crosses the page's end. */
-        go_to(t, t->rq->pc + t->end, !in_page || short_of_page);
+        go_to(t, t->rq->pc + t->end, !t->next_crosses);
     }
     for (unsigned i = 0; i < t->ntails; i++)
         emit_tail(t, &t->tail[i]);

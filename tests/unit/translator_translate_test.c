@@ -82,6 +82,29 @@ Test(translator_translate, a_block_of_string_instructions_has_all_its_rows)
         cr_expect_geq(cc.maps[b->map + i].host, cc.maps[b->map + i - 1].host);
 }
 
+Test(translator_translate, a_block_of_64_bit_code_ends_in_front_of_a_loop)
+{
+    static const char code[] = "\x90\x48\xff\xc0\x48\xff\xc9\x75\xf8\xc3"; /* 1: inc; dec; jne 1b */
+    struct cc_block *b = NULL;
+    struct tr_request request = {.cc = &cc,
+                                 .stubs = &stubs,
+                                 .pc = 0x7f1234567000,
+                                 .gpa = 0x1000,
+                                 .key = KEY | TR_K_LONG,
+                                 .max_insns = 64,
+                                 .bytes = page};
+    memcpy(page, code, sizeof(code));
+    cr_assert_eq(tr_translate(&request, &b), TR_DONE);
+    cr_expect_eq(b->insns, 1);
+    cr_assert_eq(b->nsites, 1, "it is linked to the loop");
+    cr_expect_eq(cc_site_pc(&cc, &cc.sites[b->first_site]), request.pc + 1);
+    request.pc++;
+    request.gpa++;
+    request.bytes++;
+    cr_assert_eq(tr_translate(&request, &b), TR_DONE);
+    cr_expect_eq(b->insns, 4, "the loop, and what follows");
+}
+
 Test(translator_translate, records_describe_the_block)
 {
     struct cc_block *b = BLOCK(0x1010, "\x40\x74\x10\x83\xc0\x05\xc3");
