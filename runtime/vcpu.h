@@ -110,6 +110,7 @@ struct rt_cpu {
     uint8_t sides_ok, side_moved, gs_moved;
     uint64_t lstar, flags_kept; /* IA32_LSTAR, the complement of IA32_FMASK */
     uint64_t kernel_gs;         /* IA32_KERNEL_GS_BASE */
+    uint16_t selector[8];       /* of each segment register, for 32-bit code */
     struct rt_fault fault;
     /* For gathers (long_gather.c): room for a vector register, and constants for 32- and 64-bit
      * indices. */

@@ -206,6 +206,8 @@ bool tr_xlat(struct tr_block *t, unsigned i);
 bool tr_push(struct tr_block *t, unsigned i);
 bool tr_pop(struct tr_block *t, unsigned i);
 bool tr_leave(struct tr_block *t, unsigned i);
+bool tr_push_sreg(struct tr_block *t, unsigned i);
+bool tr_mov_from_sreg(struct tr_block *t, unsigned i);
 bool tr_string(struct tr_block *t, unsigned i);
 bool tr_cli(struct tr_block *t, unsigned i);
 bool tr_sti(struct tr_block *t, unsigned i);

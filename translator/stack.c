@@ -41,6 +41,9 @@ static bool may_be_behind(const struct tr_insn *insn, int *words)
     case TR_OP_push:
         *words = -1;
         return !insn->prefix66 && !names_stack(insn);
+    case TR_OP_push_sreg:
+        *words = -1;
+        return insn->opsize == 32;
     case TR_OP_pop:
         *words = 1;
         return !insn->prefix66 && !names_stack(insn);
@@ -104,6 +107,37 @@ bool tr_push(struct tr_block *t, unsigned i)
         e_stack(t, 0x89, 8, -4, 4);
     }
     moved(t, -(int)size);
+    return true;
+}
+
+/* movzwl %fs:selector, %reg */
+static void emit_selector(struct tr_block *t, unsigned seg, unsigned reg)
+{
+    e1(t, 0x64);
+    if (reg >= 8)
+        e1(t, 0x44);
+    e4(t, 0x0f, 0xb7, 0x04 | (reg & 7) << 3, 0x25);
+    e32(t, STATE(selector) + 2 * seg);
+}
+
+/* Current CPUs write the 16 bits of the selector alone (SDM 2 PUSH). */
+bool tr_push_sreg(struct tr_block *t, unsigned i)
+{
+    if (!stack_is_flat(t) || t->insn[i].opsize != 32)
+        return false;
+    emit_selector(t, t->insn[i].opcode >> 3 & 7, 8);
+    e_stack(t, 0x89, 8, -4, 2);
+    moved(t, -4);
+    return true;
+}
+
+bool tr_mov_from_sreg(struct tr_block *t, unsigned i)
+{
+    const struct tr_insn *insn = &t->insn[i];
+
+    if (insn->mod != 3 || insn->opsize != 32 || insn->reg > TR_GS)
+        return false;
+    emit_selector(t, insn->reg, insn->rm);
     return true;
 }
 

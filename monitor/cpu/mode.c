@@ -116,6 +116,7 @@ void mon_mode_follow(struct mon_vcpu *v)
         mon_syscall_segments(v, cpu->cpl);
         for (unsigned seg = NOVT_CS; seg <= NOVT_SS; seg++) {
             cpu->segbase[seg] = 0;
+            cpu->selector[seg] = v->seg[seg].selector;
             cpu->segptr[seg] = &cpu->segbase[seg];
         }
     }
@@ -165,6 +166,7 @@ void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
     struct rt_cpu *cpu = v->cpu;
 
     cpu->segbase[seg] = (uint32_t)s->base;
+    cpu->selector[seg] = s->selector;
     cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
     if (seg == NOVT_FS || seg == NOVT_GS)
         return;

@@ -57,7 +57,8 @@ static bool state_is_right(struct control *c, const ZydisDecodedOperand *o)
     if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
         return CONTROL_IN(at, vif);
     return CONTROL_IN(at, vif) || CONTROL_IN(at, irq_pending) || CONTROL_IN(at, rflags) ||
-           CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr);
+           CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr) ||
+           CONTROL_IN(at, selector);
 }
 
 /* A guest's register and a displacement that stays in the guards. */
