@@ -52,11 +52,11 @@ static void notify_vcpu(struct mon_machine *m)
 {
     if (!mon_pc_may_have_interrupt(&m->pc)) {
         if (m->halted)
-            pthread_cond_signal(&m->wake); /* a deadline may have moved */
+            mon_exits_wake(m); /* a deadline may have moved */
         return;
     }
     if (m->halted) {
-        pthread_cond_signal(&m->wake);
+        mon_exits_wake(m);
     } else if (m->in_guest && !m->kicked && !vcpu_will_come(m)) {
         m->kicked = true;
         m->count.kicks++;

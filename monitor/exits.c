@@ -1,4 +1,4 @@
-/* exits.c - the vCPU's exits that need no sleep: device accesses, windows for interrupts, kicks.
+/* exits.c - the vCPU's exits: device accesses, the sleep in HLT, windows for interrupts, kicks.
  *
  * The library calls mon_exits_handler() inside novt_vcpu_run() (novt_vcpu_set_handler()); what it
  * does not take comes to machine.c as an exit.
@@ -10,6 +10,11 @@
  *
  * Context: the vCPU's thread, with the machine's lock held but in mon_exits_handler(). */
 #include "monitor/machine.h"
+
+#include <linux/futex.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
 
 #define MSR_APIC_BASE 0x1bu
 
@@ -78,10 +83,72 @@ static void handle_msr(struct mon_machine *m)
                 (unsigned long long)run->msr.data, run->msr.error ? " (#GP)" : "");
 }
 
-/* What the exit is, if it is one of those that need no sleep. */
+/* --- HLT ---------------------------------------------------------------------------------------*/
+
+/* Not a condition variable: whoever has waited for one releases the lock with a system call. */
+static void wait_until(struct mon_machine *m, const struct timespec *at)
+{
+    uint32_t seen = m->woken;
+
+    pthread_mutex_unlock(&m->lock);
+    syscall(SYS_futex, &m->woken, FUTEX_WAIT_BITSET_PRIVATE, seen, at, NULL,
+            FUTEX_BITSET_MATCH_ANY);
+    pthread_mutex_lock(&m->lock);
+}
+
+void mon_exits_wake(struct mon_machine *m)
+{
+    if (!m->halted)
+        return;
+    m->woken++;
+    syscall(SYS_futex, &m->woken, FUTEX_WAKE_PRIVATE, 1, NULL, NULL, 0);
+}
+
+/* Sleeps until the devices' next deadline or until the I/O thread has something. */
+static void sleep_until_deadline(struct mon_machine *m)
+{
+    uint64_t deadline = mon_machine_deadline(m);
+    uint64_t at = m->epoch + deadline;
+    struct timespec ts = {(time_t)(at / MON_NS_PER_S), (long)(at % MON_NS_PER_S)};
+
+    wait_until(m, deadline == MON_NEVER ? NULL : &ts);
+}
+
+/* HLT with interrupts on. Deadlines are this thread's while it sleeps: waking one thread is cheaper
+ * than waking the other to wake this one. */
+static void sleep_in_halt(struct mon_machine *m)
+{
+    uint64_t since = mon_machine_now(m);
+    mon_console_flush(&m->console);
+    mon_uart_pump(&m->pc.uart);
+    m->halted = true;
+    mon_events_arm(m, true);
+    if (mon_exits_io_must_look(m))
+        mon_machine_wake_io(m);
+    while (!m->stopped && !m->nmi_sent && !mon_pc_has_interrupt(&m->pc)) {
+        sleep_until_deadline(m);
+        mon_machine_update(m);
+    }
+    m->halted = false;
+    m->count.halted_ns += mon_machine_now(m) - since;
+}
+
+static void handle_halt(struct mon_machine *m)
+{
+    m->count.halt_exits++;
+    if (m->run->if_flag)
+        sleep_in_halt(m);
+    else
+        mon_machine_stop(m, MON_OK, NULL);
+}
+
+/* What the exit is, if it is one that can be answered. */
 bool mon_exits_handle(struct mon_machine *m)
 {
     switch (m->run->exit_reason) {
+    case NOVT_EXIT_HLT:
+        handle_halt(m);
+        return true;
     case NOVT_EXIT_IO:
         handle_io(m);
         return true;

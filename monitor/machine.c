@@ -64,7 +64,7 @@ void mon_machine_stop(struct mon_machine *m, int status, const char *format, ...
     }
     if (m->in_guest)
         novt_vcpu_kick(m->vcpu);
-    pthread_cond_signal(&m->wake);
+    mon_exits_wake(m);
     mon_machine_wake_io(m);
 }
 
@@ -206,53 +206,9 @@ static void take_request(struct mon_machine *m)
 
 /* --- Exits -------------------------------------------------------------------------------------*/
 
-/* Sleeps until the devices' next deadline or until the I/O thread has something. */
-static void sleep_until_deadline(struct mon_machine *m)
-{
-    uint64_t deadline = mon_machine_deadline(m);
-    if (deadline == MON_NEVER) {
-        pthread_cond_wait(&m->wake, &m->lock);
-        return;
-    }
-    uint64_t at = m->epoch + deadline;
-    struct timespec ts = {(time_t)(at / MON_NS_PER_S), (long)(at % MON_NS_PER_S)};
-    pthread_cond_timedwait(&m->wake, &m->lock, &ts);
-}
-
-/* HLT with interrupts on. Deadlines are this thread's while it sleeps: waking one thread is cheaper
- * than waking the other to wake this one. */
-static void sleep_in_halt(struct mon_machine *m)
-{
-    uint64_t since = mon_machine_now(m);
-    mon_console_flush(&m->console);
-    mon_uart_pump(&m->pc.uart);
-    m->halted = true;
-    mon_events_arm(m, true);
-    if (mon_exits_io_must_look(m))
-        mon_machine_wake_io(m);
-    while (!m->stopped && !m->nmi_sent && !mon_pc_has_interrupt(&m->pc)) {
-        sleep_until_deadline(m);
-        mon_machine_update(m);
-    }
-    m->halted = false;
-    m->count.halted_ns += mon_machine_now(m) - since;
-}
-
-static void handle_halt(struct mon_machine *m)
-{
-    m->count.halt_exits++;
-    if (m->run->if_flag)
-        sleep_in_halt(m);
-    else
-        mon_machine_stop(m, MON_OK, NULL);
-}
-
 static void handle_exit(struct mon_machine *m)
 {
     switch (m->run->exit_reason) {
-    case NOVT_EXIT_HLT:
-        handle_halt(m);
-        break;
     case NOVT_EXIT_SHUTDOWN:
         mon_request_make(&m->pc.request, MON_REQUEST_RESET, 0, "triple fault");
         break;
@@ -396,11 +352,6 @@ static int create_board(struct mon_machine *m, struct mon_error *err)
 
 static void init_lock(struct mon_machine *m)
 {
-    pthread_condattr_t attr;
-    pthread_condattr_init(&attr);
-    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-    pthread_cond_init(&m->wake, &attr);
-    pthread_condattr_destroy(&attr);
     pthread_mutex_init(&m->lock, NULL);
 }
 
@@ -481,7 +432,6 @@ int mon_machine_run(const struct mon_machine_config *config, struct mon_error *e
     mon_events_give_back_signals(m);
     mon_boot_close(&m->boot);
     mon_ram_destroy(&m->ram);
-    pthread_cond_destroy(&m->wake);
     pthread_mutex_destroy(&m->lock);
     free(m);
     return status;

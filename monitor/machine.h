@@ -52,7 +52,7 @@ struct mon_machine {
     pthread_t io_thread;
 
     pthread_mutex_t lock;
-    pthread_cond_t wake; /* the vCPU sleeps in HLT */
+    uint32_t woken; /* futex: the vCPU sleeps in HLT */
     struct mon_pc pc;
     struct mon_console console;
     uint64_t tsc_offset;      /* the guest's TSC is the host's plus this */
@@ -98,6 +98,8 @@ void mon_exits_enter(struct mon_machine *m);
 void mon_exits_leave(struct mon_machine *m);
 bool mon_exits_handle(struct mon_machine *m);
 bool mon_exits_handler(void *machine, struct novt_run *run);
+/* Ends the vCPU's sleep in HLT, if it does. */
+void mon_exits_wake(struct mon_machine *m);
 /* Whether the I/O thread waits for less than it should by now. */
 bool mon_exits_io_must_look(const struct mon_machine *m);
 
