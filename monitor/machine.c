@@ -384,8 +384,8 @@ static void finish(struct mon_machine *m)
         mon_events_give_back_signals(m);
         mon_console_drain(&m->console);
     }
-    if (m->console.out_error && m->end.status == MON_OK) {
-        m->stopped = false; /* it ended well but for this */
+    if (m->console.out_error && !m->end.text[0]) {
+        m->stopped = false; /* it ended as the guest wanted, but for this */
         mon_machine_output_error(m);
     }
     if (m->config->stats)
