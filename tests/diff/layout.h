@@ -23,7 +23,7 @@
 #define CODE        0x2c000000
 #define CODE_SIZE   0x80000
 #define ROUTINES    0x7e000 /* in CODE */
-#define EXIT_STUB   0x2d000000
+#define EXIT_STUB   0x2db7e000
 #define IO          0x35a9b000
 #define IO_SIZE     0x80000
 #define STEPS       0x37c6d000
