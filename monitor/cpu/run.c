@@ -283,7 +283,8 @@ static void link_site(struct mon_vcpu *v, struct cc_site *site, struct cc_block 
     cc_place_enter(cc, v->table, b);
 }
 
-/* Finds or makes the block at rip and enters it into the jump table. */
+/* Finds or makes the block at rip and enters it into the jump table, unless there is a kick to
+ * attend to. That waits while a branch has not ended well: where it leads decides what rip is. */
 static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
 {
     struct cc *cc = &v->vm->cc;
@@ -295,6 +296,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
 
     if ((v->key & TR_K_LONG) && !tr_is_canonical(v->cpu->rip))
         return after_branch(v);
+    if (v->kicked)
+        return MON_OK;
     if (mon_walk(v, v->cpu->rip, MON_FETCH, v->cpu->cpl, &walk) != MON_OK)
         return MON_FAULT;
     b = cc_lookup(cc, v->cpu->rip, walk.gpa, v->key);
@@ -515,7 +518,7 @@ static enum mon_rc after_arrival(struct mon_vcpu *v)
 
     RT_ASSERT(site);
     v->cpu->rip = cc_site_pc(cc, site);
-    return v->kicked ? MON_OK : block_resolve(v, site);
+    return block_resolve(v, site);
 }
 
 /* ---- events ---- */
@@ -583,10 +586,10 @@ static enum mon_rc handle_exit(struct mon_vcpu *v, enum rt_exit reason)
     switch (reason) {
     case RT_EXIT_INDIRECT:
         mon_count(v, MON_STAT_exits_missed);
-        return v->kicked ? MON_OK : block_resolve(v, NULL);
+        return block_resolve(v, NULL);
     case RT_EXIT_DIRECT:
         mon_count(v, MON_STAT_exits_direct);
-        return v->kicked ? MON_OK : block_resolve(v, &v->vm->cc.sites[cpu->exit_arg]);
+        return block_resolve(v, &v->vm->cc.sites[cpu->exit_arg]);
     case RT_EXIT_CALLOUT:
         mon_count(v, MON_STAT_exits_callout);
         return callout(v, (const struct tr_insn *)cpu->exit_arg);
