@@ -226,6 +226,12 @@ program:
         ud2
         xorl    %ecx, %ecx
         divl    %ecx
+        movabsq $0x40a5354fa6ffbcf7, %rax
+        call    *%rax
+        jmp     *%rax
+        pushq   %rax
+        rep ret
+        popq    %rax
         /* to user mode, where IF is set again */
         cli
         pushq   $UDATA

@@ -62,6 +62,7 @@
         .long   PF, handler_pf
         .long   UD, handler_ud
         .long   DE, handler_de
+        .long   GP, handler_gp
         .long   CALL0, handler_call
         .long   FINISH, handler_finish
         .long   -1
@@ -100,8 +101,15 @@ handler_pf:
         RESTORE
         add     $WORD, SP
         OP(iret)
+handler_gp:                             /* these instructions have two bytes */
+        NOTE_FRAME GP, 1
+        mov     BX, LOG
+        RESTORE
+        add     $WORD, SP
+        OP(add) $2, (SP)
+        OP(iret)
 handler_ud:
-handler_de:                             /* both instructions have two bytes */
+handler_de:
         NOTE_FRAME UD, 0
         mov     BX, LOG
         RESTORE

@@ -41,6 +41,7 @@
 #define FINISH 0x81 /* from user mode to the end */
 #define UD     6
 #define DE     0
+#define GP     13
 #define PF     14
 
 #define PORT_DONE 0x10
