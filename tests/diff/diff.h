@@ -123,9 +123,9 @@ uint64_t arena_pointer(struct random *r);
 /* Lists of forms by what they need. */
 enum flavour { INTEGER, X87, MMX, SSE, AVX, AVX512, FLAVOURS };
 
-/* Lists the instruction forms that the decoder knows, of each opcode trying so many candidates: 40
- * find all but 1 in 200, 400 take seconds. Call once. Returns how many. */
-unsigned forms_list(unsigned tries);
+/* Lists the instruction forms that the decoder knows, of each opcode trying enough candidates to
+ * find them all: takes seconds. Call once. Returns how many. */
+unsigned forms_list(void);
 /* The CPU answers #UD to form i: from now on it is chosen rarely. */
 void form_set_ud(unsigned i);
 bool flavour_is_there(unsigned flavour);

@@ -576,7 +576,7 @@ static void form_add(struct form f, const struct tr_insn *insn)
     forms[form_count++] = f;
 }
 
-static unsigned tries_each; /* candidates before a form counts as absent */
+#define TRIES 400 /* candidates before a form counts as absent */
 
 static void try_form(struct form f)
 {
@@ -586,7 +586,7 @@ static void try_form(struct form f)
 
     random_seed(&r, f.opcode, f.map * 1000u + f.prefix * 100u + f.w * 10u + f.l);
     bool prefixed = diff_mode == TR_MODE_16 && f.encoding != LEGACY && f.memory;
-    for (unsigned i = 0; i < tries_each; i++) {
+    for (unsigned i = 0; i < TRIES; i++) {
         put_candidate(&r, &f, bytes, !prefixed || one_in(&r, 2));
         if (!decodes(bytes, &insn))
             continue;
@@ -641,9 +641,8 @@ static void try_maps(struct form f, unsigned maps, unsigned variants)
     }
 }
 
-unsigned forms_list(unsigned tries)
+unsigned forms_list(void)
 {
-    tries_each = tries;
     for (uint8_t prefix = 0; prefix < 4; prefix++) {
         try_maps((struct form){.encoding = LEGACY, .prefix = prefix}, 0x0f, 1);
         try_maps((struct form){.encoding = VEX, .prefix = prefix}, 0x0e, 4);
