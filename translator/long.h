@@ -92,9 +92,17 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o);
 /* The guest's effective address, without segment base, into dst: 64 bits, or if not wide 32. Uses
  * H10 and H11. */
 void l_effective_address(struct tr_block *t, unsigned i, unsigned dst, bool wide);
-/* A base and a displacement that the check of the base serves, or rsp's delta. */
+/* A base, perhaps an index, and a displacement that a check of their sum serves, or rsp's delta;
+ * and the same without an index. */
 #define L_NEAR (1 << 20)
+bool l_near(const struct tr_insn *insn);
 bool l_near_base(const struct tr_insn *insn);
+/* BT, BTS, BTR, BTC of memory with a register: at an address of their own. */
+static inline bool l_is_far_bit(const struct tr_insn *insn)
+{
+    return insn->encoding == TR_ENC_LEGACY && insn->map == 1 && (insn->opcode & 0xe7) == 0xa3 &&
+           insn->has_mem;
+}
 /* ModRM, SIB and displacement of an operand beside register reg, and the REX bits for it. */
 void l_emit_operand(struct tr_block *t, unsigned reg, const struct l_operand *o, bool evex);
 unsigned l_operand_rex(unsigned reg, const struct l_operand *o);
@@ -116,9 +124,7 @@ bool l_load_rm(struct tr_block *t, unsigned i);
 void l_access(struct tr_block *t, unsigned opcode, unsigned reg, const struct l_operand *o,
               bool rex_w);
 
-/* Whether i's operand is a register with a small displacement (and for gathers vector indices), and
- * that register with its delta. */
-bool l_near(const struct tr_block *t, unsigned i);
+/* i's base, which is near, with its delta; for gathers too. */
 struct l_operand l_near_operand(struct tr_block *t, unsigned i);
 
 bool l_copy(struct tr_block *t, unsigned i);

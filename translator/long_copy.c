@@ -316,14 +316,8 @@ static bool copy_rsp_add(struct tr_block *t, unsigned i)
     return true;
 }
 
-/* BT, BTS, BTR, BTC of memory with a register: the bit offset reaches 2^60 bytes, so the word's
- * address is made first: EA + (offset >> 6) * 8, and the bit is offset & 63. */
-static bool is_far_bit(const struct tr_insn *insn)
-{
-    return insn->encoding == TR_ENC_LEGACY && insn->map == 1 && (insn->opcode & 0xe7) == 0xa3 &&
-           insn->has_mem;
-}
-
+/* The bit offset reaches 2^60 bytes, so the word's address is made first: EA + (offset >> 6) * 8,
+ * and the bit is offset & 63. */
 static bool copy_far_bit(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
@@ -383,7 +377,7 @@ bool l_copy(struct tr_block *t, unsigned i)
     if (!insn->has_modrm && insn->map == 0 && insn->encoding == TR_ENC_LEGACY &&
         (insn->opcode & 0xfc) == 0xa0)
         return false; /* MOV moffs64 */
-    if (is_far_bit(insn))
+    if (l_is_far_bit(insn))
         return copy_far_bit(t, i);
     if (copy_rsp_add(t, i))
         return true;

@@ -144,7 +144,7 @@ bool l_gather(struct tr_block *t, unsigned i)
     struct gather g;
     struct l_operand o;
 
-    if (!gather_decode(insn, &g) || !l_near(t, i))
+    if (!gather_decode(insn, &g) || !l_near(insn))
         return false;
     emit_index_check(t, i, &g);
     o = l_near_operand(t, i);

@@ -39,9 +39,10 @@ static bool may_not_access(const struct tr_insn *insn)
         return insn->evex_aaa != 0;
     case TR_ENC_VEX: /* VMASKMOVPS, VMASKMOVPD, VPMASKMOV */
         return insn->map == 2 && ((insn->opcode & 0xfc) == 0x2c || (insn->opcode & 0xfd) == 0x8c);
-    default: /* PREFETCHW, PREFETCH and NOP, CLFLUSH, BT and its like */
-        return insn->map == 1 && (insn->opcode == 0x0d || (insn->opcode & 0xf8) == 0x18 ||
-                                  insn->opcode == 0xae || (insn->opcode & 0xe7) == 0xa3);
+    default: /* PREFETCHW, PREFETCH and NOP, CLFLUSH */
+        return l_is_far_bit(insn) ||
+               (insn->map == 1 &&
+                (insn->opcode == 0x0d || insn->opcode == 0xae || (insn->opcode & 0xf8) == 0x18));
     }
 }
 
@@ -79,8 +80,7 @@ static void hoist(struct tr_block *t, unsigned i, uint16_t unsteady)
     const struct tr_insn *insn = &t->insn[i];
     struct tr_loop *loop = &t->lng.loop;
 
-    if (!always_accesses(insn) || insn->adsize != 64 || insn->base < 0 || insn->base > 15 ||
-        insn->seg == TR_FS || insn->seg == TR_GS || insn->disp <= -L_NEAR || insn->disp >= L_NEAR ||
+    if (!always_accesses(insn) || !l_near(insn) || insn->seg == TR_FS || insn->seg == TR_GS ||
         (unsteady >> insn->base & 1) || (insn->index >= 0 && (unsteady >> insn->index & 1)))
         return;
     unsigned class = l_class_for(t, i, t->lng.class_of[insn->base]);

@@ -276,8 +276,7 @@ static struct l_operand sum_operand(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
     unsigned class = l_class_for(t, i, sum_class(t, insn));
-    bool near = insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->index >= 0 &&
-                insn->disp > -L_NEAR && insn->disp < L_NEAR;
+    bool near = l_near(insn) && insn->index >= 0;
 
     if (class == L_MIXED) {
         l_effective_address(t, i, H10, true);
@@ -371,17 +370,15 @@ static struct l_operand segment_operand(struct tr_block *t, unsigned i)
     return looked_up(t);
 }
 
-bool l_near_base(const struct tr_insn *insn)
+bool l_near(const struct tr_insn *insn)
 {
-    return insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->index < 0 &&
-           insn->disp > -L_NEAR && insn->disp < L_NEAR;
+    return insn->adsize == 64 && insn->base >= 0 && insn->base != 16 && insn->disp > -L_NEAR &&
+           insn->disp < L_NEAR;
 }
 
-bool l_near(const struct tr_block *t, unsigned i)
+bool l_near_base(const struct tr_insn *insn)
 {
-    const struct tr_insn *insn = &t->insn[i];
-
-    return insn->base >= 0 && insn->base != 16 && insn->disp > -L_NEAR && insn->disp < L_NEAR;
+    return l_near(insn) && insn->index < 0;
 }
 
 struct l_operand l_near_operand(struct tr_block *t, unsigned i)

@@ -233,6 +233,15 @@ static enum mon_rc check_second_page(struct mon_vcpu *v, const struct cc_block *
 
 static enum mon_rc slow_step(struct mon_vcpu *v);
 
+/* The instruction of 64-bit code at pc. */
+static bool decode_at(struct mon_vcpu *v, uint64_t pc, struct tr_insn *insn)
+{
+    struct mon_walk walk;
+    const uint8_t *ram = mon_walk_peek(v, pc, &walk) ? mon_vm_ram(v, walk.gpa, NULL) : NULL;
+
+    return ram && tr_decode(ram, 4096 - (walk.gpa & 4095), TR_MODE_64, insn) == TR_DECODE_OK;
+}
+
 /* 64-bit code branched to an address that is not canonical, and the branch has to fault: rsp goes
  * back to where it was, and the slow path executes the branch again. */
 static enum mon_rc after_branch(struct mon_vcpu *v)
@@ -241,7 +250,6 @@ static enum mon_rc after_branch(struct mon_vcpu *v)
     const uint8_t *hpc = cc->rx + v->cpu->branch_from;
     const struct cc_block *b = cc_find(cc, hpc);
     enum cc_recipe recipe;
-    struct mon_walk walk;
     struct tr_insn insn;
     uint64_t pc;
 
@@ -249,9 +257,7 @@ static enum mon_rc after_branch(struct mon_vcpu *v)
         return mon_raise_error(v, MON_GP, 0);
     pc = cc_guest_pc(cc, b, hpc, &recipe);
     rt_fpu_park(v->cpu);
-    if (!mon_walk_peek(v, pc, &walk) || !mon_vm_ram(v, walk.gpa, NULL) ||
-        tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, &insn) !=
-            TR_DECODE_OK)
+    if (!decode_at(v, pc, &insn))
         return mon_raise_error(v, MON_GP, 0);
     if (insn.op == TR_OP_ret)
         v->cpu->gpr[RT_SP] -= 8 + (insn.imm_size ? (uint16_t)insn.imm : 0);
@@ -438,15 +444,6 @@ static uint64_t operand_address(const struct mon_vcpu *v, const struct tr_insn *
     return address;
 }
 
-static bool decode_at(struct mon_vcpu *v, uint64_t pc, struct tr_insn *insn)
-{
-    struct mon_walk walk;
-
-    return mon_walk_peek(v, pc, &walk) && mon_vm_ram(v, walk.gpa, NULL) &&
-           tr_decode(mon_vm_ram(v, walk.gpa, NULL), 4096 - (walk.gpa & 4095), TR_MODE_64, insn) ==
-               TR_DECODE_OK;
-}
-
 /* 64-bit code reached memory for which there is no window yet: makes the windows that the
  * instruction at rip may use. Returns the address of its ModRM operand, or 0. */
 static uint64_t touch_operands(struct mon_vcpu *v)
@@ -493,15 +490,16 @@ static void after_loop_check(struct mon_vcpu *v, struct cc_block *b)
  * its class was wrong (or its window is not at home), the instruction is translated again. */
 static void after_check(struct mon_vcpu *v)
 {
-    uint64_t address = touch_operands(v);
     struct cc *cc = &v->vm->cc;
     struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
     struct mon_walk walk, code;
+    uint64_t address;
 
     if (b && v->cpu->fault.pc < cc->rx + b->host + b->direct + b->loop) {
         after_loop_check(v, b);
         return;
     }
+    address = touch_operands(v);
     if (!b || !mon_walk_peek(v, address, &walk) || !mon_walk_peek(v, v->cpu->rip, &code) ||
         (tr_class(address) == v->check_class && mon_view_at_home(v, address)))
         return;

@@ -282,16 +282,6 @@ static void to_guest(const uint8_t *insn, unsigned len)
     memcpy(v->cpu->xsave, oracle.in->area, ORACLE_AREA_SIZE);
 }
 
-/* Registers of one state component that 32-bit code sees, compared where both have them in use. */
-static bool same_component(unsigned number, unsigned at, unsigned len)
-{
-    const uint8_t *guest = v->cpu->xsave, *host = oracle.out->area;
-    static const uint8_t zero[1024];
-    const uint8_t *a = guest[512] >> number & 1 ? guest + at : zero;
-    const uint8_t *b = host[512] >> number & 1 ? host + at : zero;
-    return !memcmp(a, b, len);
-}
-
 static void compare_with_host(const char *text, unsigned len)
 {
     const uint8_t *guest = v->cpu->xsave, *host = oracle.out->area;
@@ -307,12 +297,12 @@ static void compare_with_host(const char *text, unsigned len)
                      DATA + n, m.ram[DATA + n], oracle.data[n]);
     if (guest[512] & host[512] & 1)
         cr_assert(!memcmp(guest, host, 5), "%s: x87 control", text);
-    cr_assert(same_component(0, 32, 128), "%s: x87 registers", text);
-    cr_assert(same_component(1, 160, 128), "%s: xmm registers", text);
+    cr_assert(oracle_same_component(guest, host, 0, 32, 128), "%s: x87 registers", text);
+    cr_assert(oracle_same_component(guest, host, 1, 160, 128), "%s: xmm registers", text);
     cr_assert(!memcmp(guest + 24, host + 24, 4), "%s: mxcsr", text);
-    cr_assert(same_component(2, 576, 128), "%s: ymm registers", text);
-    cr_assert(same_component(5, 1088, 64), "%s: opmasks", text);
-    cr_assert(same_component(6, 1152, 256), "%s: zmm registers", text);
+    cr_assert(oracle_same_component(guest, host, 2, 576, 128), "%s: ymm registers", text);
+    cr_assert(oracle_same_component(guest, host, 5, 1088, 64), "%s: opmasks", text);
+    cr_assert(oracle_same_component(guest, host, 6, 1152, 256), "%s: zmm registers", text);
 }
 
 static bool needs_avx512(const struct pattern *row)
