@@ -296,6 +296,8 @@ struct cc_block *cc_move(struct cc *cc, uint64_t pc, uint64_t gpa, uint32_t key,
 /* b may be copied from now on; nothing like it any more. */
 void cc_move_note(struct cc *cc, const struct cc_block *b);
 void cc_move_forget(struct cc *cc, const struct cc_block *b);
+/* For cc_flush(): whatever is in the entries that b may be in. */
+void cc_move_flush(struct cc *cc, const struct cc_block *b);
 
 /* link.c */
 

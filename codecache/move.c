@@ -48,6 +48,13 @@ void cc_move_forget(struct cc *cc, const struct cc_block *b)
     }
 }
 
+void cc_move_flush(struct cc *cc, const struct cc_block *b)
+{
+    uint32_t *last = last_at(cc, b->gpa, b->key);
+
+    last[0] = last[1] = CC_NONE;
+}
+
 static uint64_t load64(const uint8_t *at)
 {
     uint64_t value;

@@ -139,7 +139,7 @@ void cc_places_forget(struct cc *cc)
 {
     cut(cc, 1, cc->nsites);
     cut(cc, cc->max_sites, cc->max_sites + cc->copies.nsites);
-    for (unsigned i = 0; i < CC_PLACE_HASH; i++)
-        cc->place_hash[i] = 0;
+    for (uint32_t n = 1; n < cc->nplaces; n++)
+        *bucket_of(cc, cc->places[n].page << 12) = 0;
     cc->nplaces = 1;
 }

@@ -91,6 +91,12 @@ struct space {
     struct view *view[VIEW_MAX_OF_SPACE];
 };
 
+/* Linear pages; those 4 GiB apart are one. Emptying it costs what was put in. */
+struct page_set {
+    uint64_t parts; /* bit n: something is in part n of bits */
+    uint64_t bits[64][(1u << 20) / 64 / 64];
+};
+
 struct mon_view_set {
     struct space space[VIEW_MAX_SPACES];
     struct space *side[2];           /* of rt_cpu.side */
@@ -103,8 +109,8 @@ struct mon_view_set {
     uint32_t super_key;
     uint32_t local_count;
     uint64_t local[VIEW_MAX_LOCAL];
-    uint64_t super_exec[(1u << 20) / 64];  /* linear pages with entries in super_table */
-    uint64_t super_cross[(1u << 20) / 64]; /* as PF_CROSS */
+    struct page_set super_exec;  /* linear pages with entries in super_table */
+    struct page_set super_cross; /* as PF_CROSS */
     /* INVLPG of a program's pages by its kernel, due before the program runs again. */
     struct space *pending_space;
     uint32_t npending;

@@ -16,14 +16,40 @@
 
 /* ---- the supervisor's jump table ---- */
 
+/* A page's word in its set; pages 4 GiB apart share a bit, and are cleared too often. */
+static uint64_t *page_set_word(struct page_set *set, uint64_t lpn)
+{
+    return &set->bits[lpn >> 14 & 63][lpn >> 6 & 255];
+}
+
+static void page_set_add(struct page_set *set, uint64_t lpn)
+{
+    set->parts |= 1ull << (lpn >> 14 & 63);
+    *page_set_word(set, lpn) |= 1ull << (lpn & 63);
+}
+
+static bool page_set_has(struct page_set *set, uint64_t lpn)
+{
+    return *page_set_word(set, lpn) >> (lpn & 63) & 1;
+}
+
+static void page_set_empty(struct page_set *set)
+{
+    for (; set->parts; set->parts &= set->parts - 1) {
+        uint64_t *bits = set->bits[__builtin_ctzll(set->parts)];
+        for (unsigned i = 0; i < 256; i++)
+            bits[i] = 0;
+    }
+}
+
 void view_clear_super(struct mon_vcpu *v)
 {
     struct mon_view_set *set = v->views;
 
     cc_table_clear(&v->vm->cc, set->super_table);
     set->local_count = 0;
-    for (unsigned i = 0; i < sizeof(set->super_exec) / 8; i++)
-        set->super_exec[i] = set->super_cross[i] = 0;
+    page_set_empty(&set->super_exec);
+    page_set_empty(&set->super_cross);
 }
 
 void view_clear_super_local(struct mon_vcpu *v)
@@ -44,17 +70,11 @@ void view_clear_super_local(struct mon_vcpu *v)
 void view_clear_super_page(struct mon_vcpu *v, uint64_t gla)
 {
     struct mon_view_set *set = v->views;
-    uint64_t lpn = gla >> 12 & 0xfffff;
 
-    if (set->super_exec[lpn / 64] >> (lpn % 64) & 1)
+    if (page_set_has(&set->super_exec, gla >> 12))
         cc_table_clear_page(&v->vm->cc, set->super_table, gla & ~4095ull);
-    if (set->super_cross[lpn / 64] >> (lpn % 64) & 1)
+    if (page_set_has(&set->super_cross, gla >> 12))
         cc_table_clear_page(&v->vm->cc, set->super_table, (gla & ~4095ull) - 4096);
-}
-
-static void set_bit(uint64_t *map, uint64_t bit)
-{
-    map[bit / 64] |= 1ull << (bit % 64);
 }
 
 /* Supervisor entries live in one table: global pages' until INVLPG or a global flush, others' until
@@ -62,11 +82,10 @@ static void set_bit(uint64_t *map, uint64_t bit)
 static void track_super(struct mon_vcpu *v, const struct cc_block *b, bool global)
 {
     struct mon_view_set *set = v->views;
-    uint64_t lpn = b->pc >> 12 & 0xfffff; /* pages 4 GiB apart share a bit: cleared too often */
 
-    set_bit(set->super_exec, lpn);
+    page_set_add(&set->super_exec, b->pc >> 12);
     if (cc_crosses(b))
-        set_bit(set->super_cross, (lpn + 1) & 0xfffff);
+        page_set_add(&set->super_cross, (b->pc >> 12) + 1);
     if (global)
         return;
     if (set->local_count < VIEW_MAX_LOCAL)
