@@ -69,11 +69,27 @@ struct rt_fault {
     const uint8_t *pc; /* host pc */
 };
 
-/* 64-bit code at one privilege level of an address space (long_system.c). */
+/* One privilege level of an address space (long_system.c; for 32-bit code system.c). */
 struct rt_side {
     void *window, *jump_table; /* as in rt_cpu */
     uint64_t class_delta[4];
+    uint32_t selectors; /* 32-bit code: CS, and in the upper half SS */
 };
+
+/* A descriptor that 32-bit code at CPL 0 may load into a segment register by itself, if memory
+ * still holds it (translator/system.c, monitor/cpu/known.c). By selector; all zero: none. */
+struct rt_desc {
+    uint32_t base;        /* of the segment; first, segptr leads here */
+    uint32_t at, at_flat; /* its linear address; at_flat 0: not a flat segment's */
+    uint32_t unused;
+    uint64_t minus; /* the negative of what memory held */
+    uint64_t unused2;
+};
+#define RT_DESCS 65536u
+_Static_assert(sizeof(struct rt_desc) == 32, "translated code multiplies by it");
+
+/* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
+#define RT_NO_SEGMENT 8
 
 struct rt_cpu {
     uint64_t gpr[16];
@@ -89,7 +105,7 @@ struct rt_cpu {
     void *jump_table; /* host addresses of blocks, by the bits of the pc that table_mask says */
     uint8_t *window;  /* base of the current view's window */
     uint64_t exit_arg;
-    uint32_t *segptr[6]; /* where each segment's base is; an unmapped address when unusable */
+    uint32_t *segptr[6]; /* where each segment's base is; RT_NO_SEGMENT when unusable */
     uint32_t segbase[8];
     uint64_t tsc_offset;
     uint64_t tsc_aux; /* IA32_TSC_AUX, for RDTSCP */
@@ -108,9 +124,13 @@ struct rt_cpu {
      * has moved since translated code was entered: to the other side; GS by SWAPGS. */
     struct rt_side side[2];
     uint8_t sides_ok, side_moved, gs_moved;
-    uint64_t lstar, flags_kept; /* IA32_LSTAR, the complement of IA32_FMASK */
-    uint64_t kernel_gs;         /* IA32_KERNEL_GS_BASE */
-    uint16_t selector[8];       /* of each segment register, for 32-bit code */
+    uint64_t lstar, flags_kept;          /* IA32_LSTAR, the complement of IA32_FMASK */
+    uint64_t kernel_gs;                  /* IA32_KERNEL_GS_BASE */
+    uint32_t sysenter_esp, sysenter_eip; /* of the MSRs */
+    uint16_t selector[8];                /* of each segment register, for 32-bit code */
+    /* 32-bit code: which segment registers it has loaded by itself, one byte each; what it may. */
+    uint8_t seg_moved[8];
+    struct rt_desc *descs;
     struct rt_fault fault;
     /* For gathers (long_gather.c): room for a vector register, and constants for 32- and 64-bit
      * indices. */

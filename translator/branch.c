@@ -16,7 +16,7 @@ static bool same_page(const struct tr_block *t, uint64_t pc)
 /* To the pc in r8d: jmp *(%r14,%r8,8) */
 static const uint8_t table_jump[] = {0x43, 0xff, 0x24, 0xc6};
 
-static void emit_indirect(struct tr_block *t)
+void tr_table_jump(struct tr_block *t)
 {
     e4(t, table_jump[0], table_jump[1], table_jump[2], table_jump[3]);
 }
@@ -30,7 +30,7 @@ void tr_goto(struct tr_block *t, uint64_t pc, bool may_link)
 {
     if (!may_link || !same_page(t, pc)) {
         e_mov_r8d(t, (uint32_t)pc);
-        emit_indirect(t);
+        tr_table_jump(t);
         return;
     }
     e1(t, 0xe9);
@@ -70,7 +70,7 @@ bool tr_jmp_ind(struct tr_block *t, unsigned i)
 {
     if (!tr_load_operand(t, i, 8))
         return false;
-    emit_indirect(t);
+    tr_table_jump(t);
     return true;
 }
 
@@ -96,7 +96,7 @@ bool tr_call_ind(struct tr_block *t, unsigned i)
     if (!(t->rq->key & TR_K_SS) || !tr_load_operand(t, i, 8))
         return false;
     emit_push_return(t, tr_next_of(t, i));
-    emit_indirect(t);
+    tr_table_jump(t);
     return true;
 }
 
@@ -106,7 +106,7 @@ bool tr_ret(struct tr_block *t, unsigned i)
         return false;
     e_stack(t, 0x8b, 8, 0, 4);
     tr_stack_move(t, 4 + (t->insn[i].imm_size ? (int)(uint16_t)t->insn[i].imm : 0));
-    emit_indirect(t);
+    tr_table_jump(t);
     return true;
 }
 

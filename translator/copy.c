@@ -373,15 +373,26 @@ bool tr_xlat(struct tr_block *t, unsigned i)
     return true;
 }
 
-bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
+/* Bytes of an opcode behind its REX prefix: MOV r, r/m and MOVZX r, r/m16. */
+static void emit_load_opcode(struct tr_block *t, bool selector)
+{
+    if (selector)
+        e2(t, 0x0f, 0xb7);
+    else
+        e1(t, 0x8b);
+}
+
+static bool load(struct tr_block *t, unsigned i, unsigned host_reg, bool selector)
 {
     const struct tr_insn *insn = &t->insn[i];
     enum form form;
 
-    if (insn->opsize != 32 || !operand_form(t, i, &form))
+    if (!operand_form(t, i, &form))
         return false;
-    if (form == FORM_SAME) { /* mov %reg, %host_reg */
-        e3(t, 0x41, 0x89, 0xc0 | (insn->rm & 7) << 3 | (host_reg & 7));
+    if (form == FORM_SAME) { /* from a register */
+        e1(t, 0x44);
+        emit_load_opcode(t, selector);
+        e1(t, 0xc0 | (host_reg & 7) << 3 | (insn->rm & 7));
         return true;
     }
     if (form == FORM_R9)
@@ -390,9 +401,20 @@ bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
     load.bytes[load.modrm_at] = (uint8_t)((load.bytes[load.modrm_at] & 0xc7) | (host_reg & 7) << 3);
     load.imm_size = 0;
     emit_window_prefixes(t, form);
-    e2(t, 0x44 | form_rex(form), 0x8b);
+    e1(t, 0x44 | form_rex(form));
+    emit_load_opcode(t, selector);
     emit_modrm(t, &load, form);
     return true;
+}
+
+bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
+{
+    return t->insn[i].opsize == 32 && load(t, i, host_reg, false);
+}
+
+bool tr_load_selector(struct tr_block *t, unsigned i, unsigned host_reg)
+{
+    return load(t, i, host_reg, true);
 }
 
 size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,

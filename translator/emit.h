@@ -193,6 +193,8 @@ static inline void e_stack(struct tr_block *t, unsigned opcode, unsigned reg, in
 }
 
 /* translate.c */
+/* What C gets of instruction i when it is left to it: into r9, 64-bit code r10. */
+void tr_record_address(struct tr_block *t, unsigned i);
 void tr_map(struct tr_block *t, unsigned i, enum cc_recipe recipe);
 /* The rel32 at field (writable view) leads to pc, in this page or far: the block there when it is
  * linked. */
@@ -223,15 +225,26 @@ bool tr_call_rel(struct tr_block *t, unsigned i);
 bool tr_call_ind(struct tr_block *t, unsigned i);
 bool tr_ret(struct tr_block *t, unsigned i);
 bool tr_loop(struct tr_block *t, unsigned i);
+bool tr_mov_to_sreg(struct tr_block *t, unsigned i);
+bool tr_pop_sreg(struct tr_block *t, unsigned i);
+bool tr_sysenter(struct tr_block *t, unsigned i);
+bool tr_sysexit(struct tr_block *t, unsigned i);
+/* system.c: whether a load of a segment register can stay in the cache; the stubs. */
+bool tr_loads_segment(const struct tr_block *t, const struct tr_insn *insn);
+void tr_emit_sysenter(struct tr_block *t, const struct tr_stubs *stubs);
+void tr_emit_sysexit(struct tr_block *t, const struct tr_stubs *stubs);
 
 /* stack.c: moves esp by what it is behind and bytes more; does so in front of an instruction that
  * may not find it behind. */
 void tr_stack_move(struct tr_block *t, int bytes);
 void tr_stack_before(struct tr_block *t, const struct tr_insn *insn);
-/* branch.c: continue at pc from here. */
+/* branch.c: continue at pc from here; at the pc in r8d. */
 void tr_goto(struct tr_block *t, uint64_t pc, bool may_link);
+void tr_table_jump(struct tr_block *t);
 /* copy.c: loads the 32-bit memory (or register) operand of i into host register r8 or above. */
 bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg);
+/* The same for 16 bits, which are zero-extended. */
+bool tr_load_selector(struct tr_block *t, unsigned i, unsigned host_reg);
 
 static inline uint64_t tr_pc_of(const struct tr_block *t, unsigned i)
 {

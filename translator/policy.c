@@ -33,15 +33,15 @@ struct form {
 
 static const struct form forms[] = {
     {ZYDIS_MNEMONIC_MOV, 0, 0x8c, 0xff, -1, TR_INCACHE, TR_OP_mov_from_sreg, TR_F_NONE},
-    {ZYDIS_MNEMONIC_MOV, 0, 0x8e, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_MOV, 0, 0x8e, 0xff, -1, TR_INCACHE, TR_OP_mov_to_sreg, TR_F_NONE},
     {ZYDIS_MNEMONIC_MOV, 1, 0x20, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_cr, TR_F_NONE},
     {ZYDIS_MNEMONIC_MOV, 1, 0x21, 0xff, -1, TR_CALLOUT, TR_OP_mov_from_dr, TR_F_NONE},
     {ZYDIS_MNEMONIC_MOV, 1, 0x22, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_cr, TR_F_NONE},
     {ZYDIS_MNEMONIC_MOV, 1, 0x23, 0xff, -1, TR_CALLOUT, TR_OP_mov_to_dr, TR_F_NONE},
     {ZYDIS_MNEMONIC_PUSH, 0, 0x06, 0xe7, -1, TR_INCACHE, TR_OP_push_sreg, TR_F_NONE},
     {ZYDIS_MNEMONIC_PUSH, 1, 0xa0, 0xf7, -1, TR_INCACHE, TR_OP_push_sreg, TR_F_NONE},
-    {ZYDIS_MNEMONIC_POP, 0, 0x07, 0xe7, -1, TR_CALLOUT, TR_OP_pop_sreg, TR_F_NONE},
-    {ZYDIS_MNEMONIC_POP, 1, 0xa1, 0xf7, -1, TR_CALLOUT, TR_OP_pop_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_POP, 0, 0x07, 0xe7, -1, TR_INCACHE, TR_OP_pop_sreg, TR_F_NONE},
+    {ZYDIS_MNEMONIC_POP, 1, 0xa1, 0xf7, -1, TR_INCACHE, TR_OP_pop_sreg, TR_F_NONE},
     {ZYDIS_MNEMONIC_JMP, 0, 0xea, 0xff, -1, TR_CALLOUT, TR_OP_far_jmp, TR_F_NONE},
     {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 5, TR_CALLOUT, TR_OP_far_jmp, TR_F_NONE},
     {ZYDIS_MNEMONIC_JMP, 0, 0xff, 0xff, 4, TR_BRANCH, TR_OP_jmp_ind, TR_F_NONE},

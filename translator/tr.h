@@ -3,7 +3,8 @@
  * decode.c turns bytes into struct tr_insn (Zydis inside); policy.def says what each mnemonic is;
  * translate.c makes a block of host code. The emitters, by kind of instruction:
  *
- *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c
+ *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c  system.c (segment registers,
+ *                 SYSENTER, SYSEXIT)
  *   64-bit code   long_operand.c (addresses)  long_loop.c  long_copy.c  long_gather.c  long_flow.c
  *                 (branches, stack, strings, sensitive ones)  long_system.c (SYSCALL, SYSRET,
  * SWAPGS)
@@ -156,6 +157,7 @@ struct cc_block;
 struct tr_stubs {
     uint8_t *miss; /* of either mode: through rt_cpu.miss */
     uint8_t *miss32, *direct32, *callout32, *pending32;
+    uint8_t *sysenter32, *sysexit32;
     uint8_t *miss64, *direct64, *callout64, *pending64;
     uint8_t *syscall64, *sysret64;
 };

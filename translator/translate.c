@@ -59,6 +59,10 @@ static emitter *const emitters[TR_OP_COUNT] = {
     [TR_OP_rdtscp] = tr_rdtscp,
     [TR_OP_push_sreg] = tr_push_sreg,
     [TR_OP_mov_from_sreg] = tr_mov_from_sreg,
+    [TR_OP_mov_to_sreg] = tr_mov_to_sreg,
+    [TR_OP_pop_sreg] = tr_pop_sreg,
+    [TR_OP_sysenter] = tr_sysenter,
+    [TR_OP_sysexit] = tr_sysexit,
 };
 
 static emitter *const long_emitters[TR_OP_COUNT] = {
@@ -122,6 +126,13 @@ static bool feature_enabled(const struct tr_block *t, const struct tr_insn *insn
     return insn->feature == TR_F_NONE || t->rq->key & (TR_K_X87 << (insn->feature - TR_F_X87));
 }
 
+/* A load of a segment register that cannot stay in the cache ends the block. */
+static void settle(const struct tr_block *t, struct tr_insn *insn)
+{
+    if ((insn->op == TR_OP_mov_to_sreg || insn->op == TR_OP_pop_sreg) && !tr_loads_segment(t, insn))
+        insn->cls = TR_CALLOUT;
+}
+
 static bool ends_block(const struct tr_insn *insn)
 {
     switch (insn->cls) {
@@ -156,6 +167,7 @@ static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
     t->ninsns = 1;
     if (tr_decode(bytes, avail + 15, mode_of(t), &t->insn[0]) != TR_DECODE_OK)
         mark_step(&t->insn[0], (unsigned)avail + 1);
+    settle(t, &t->insn[0]);
     t->end = t->insn[0].len;
     return TR_DONE;
 }
@@ -193,6 +205,7 @@ static enum tr_result decode_ahead(struct tr_block *t)
         t->at[t->ninsns++] = (uint16_t)t->end;
         if (status != TR_DECODE_OK || !feature_enabled(t, insn))
             mark_step(insn, insn->len ? insn->len : 1);
+        settle(t, insn);
         t->end += insn->len;
         if (ends_before_loop(t) || ends_block(insn))
             break;
@@ -217,7 +230,7 @@ static void emit_count(struct tr_block *t, unsigned i)
         e4(t, 0x4d, 0x8d, 0x6d, n);
 }
 
-static void emit_record_address(struct tr_block *t, unsigned i)
+void tr_record_address(struct tr_block *t, unsigned i)
 {
     bool wide = is_long(t);
 
@@ -233,7 +246,7 @@ static void emit_record_address(struct tr_block *t, unsigned i)
 
 static void emit_callout(struct tr_block *t, unsigned i)
 {
-    emit_record_address(t, i);
+    tr_record_address(t, i);
     if (is_long(t)) {
         l_leave_to(t, tr_pc_of(t, i), t->rq->stubs->callout64);
         return;
@@ -503,6 +516,8 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
     stubs->direct64 = emit_direct(cc, emit_stub64(cc, RT_EXIT_DIRECT), true);
     stubs->callout64 = emit_stub64(cc, RT_EXIT_CALLOUT);
     stubs->pending64 = emit_stub64(cc, RT_EXIT_PENDING);
+    stubs->sysenter32 = emit_side_stub(cc, stubs, tr_emit_sysenter);
+    stubs->sysexit32 = emit_side_stub(cc, stubs, tr_emit_sysexit);
     stubs->syscall64 = emit_side_stub(cc, stubs, l_emit_syscall);
     stubs->sysret64 = emit_side_stub(cc, stubs, l_emit_sysret);
     return cc_seal_stubs(cc, stubs->miss);

@@ -195,6 +195,7 @@ static void vcpu_destroy(struct mon_vcpu *v)
     mon_verify_destroy(v);
     mon_native_destroy(v);
     mon_views_destroy(v);
+    mon_known_destroy(v);
     rt_os_release(v->saved.xsave, 4096);
 }
 
@@ -415,6 +416,8 @@ int novt_vcpu_create(struct novt_vm *handle, uint32_t id, struct novt_vcpu **out
         return fail(vm, NOVT_E_NOMEM, "out of memory for vector state");
     mon_cpu_reset(v);
     rc = mon_views_create(v);
+    if (rc == NOVT_OK)
+        rc = mon_known_create(v);
     if (rc == NOVT_OK)
         rc = mon_native_create(v);
     if (rc == NOVT_OK)

@@ -156,6 +156,15 @@ struct mon_walk_cache {
     } entry[MON_WALK_CACHE];
 };
 
+/* Which of rt_cpu.descs are in use, and under which GDTR (known.c). */
+#define MON_KNOWN 64
+struct mon_known {
+    bool usable;
+    uint8_t count;
+    uint16_t selector[MON_KNOWN];
+    struct novt_dtable gdt;
+};
+
 struct mon_vm;
 
 struct mon_vcpu {
@@ -210,6 +219,7 @@ struct mon_vcpu {
     struct mon_native *native;        /* native.c */
     struct mon_verify *verify;        /* verify.c; NULL without NOVT_F_VERIFY */
     struct mon_walk_cache walk_cache; /* paging.c */
+    struct mon_known known;
     /* The slow path's own (step.c) */
     uint32_t rep_budget; /* iterations that one execution of a REP may do */
     uint32_t debug_hits; /* data breakpoints that the current instruction met, as in DR6 */
@@ -373,6 +383,19 @@ static inline void mon_seg_flat(struct novt_segment *seg, uint32_t selector, uin
 /* mode.c: seg[seg] has just changed, visibly or hidden; sets mode_changed where translations depend
  * on it. Called after the change. */
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg);
+/* Data with a limit of 4 GiB. */
+bool mon_seg_is_data4g(const struct novt_segment *seg);
+
+/* ---- known.c ---- */
+
+int mon_known_create(struct mon_vcpu *v);
+void mon_known_destroy(struct mon_vcpu *v);
+/* The mode or GDTR may have changed. */
+void mon_known_update(struct mon_vcpu *v);
+/* seg[seg] has just been loaded with all checks. */
+void mon_known_add(struct mon_vcpu *v, unsigned seg);
+/* Catches up with the segment registers that translated code has loaded. Also in signal context. */
+void mon_known_follow(struct mon_vcpu *v);
 
 /* ---- far.c ---- (rip in v->cpu is still at the instruction; next is the rip behind it) */
 

@@ -4,17 +4,14 @@
  * Whoever changes such state sets v->mode_changed; before translated code is entered again
  * mon_mode_update() decides whether the translator takes the mode at all (v->slow), finds its key,
  * and makes the address space current. Translated code changes some of it by itself (system calls,
- * SWAPGS): mon_mode_follow() catches up.
+ * SWAPGS, loads of segment registers): mon_mode_follow() catches up.
  *
  * Context: the vCPU's thread; mon_mode_follow() in signal context too. */
 #include "monitor/cpu/vm.h"
 
-/* Where the base of an unusable segment is "loaded" from: page 0 is never mapped. */
-#define UNUSABLE ((uint32_t *)8)
-
 /* ---- the key ---- */
 
-static bool seg_is_data4g(const struct novt_segment *seg)
+bool mon_seg_is_data4g(const struct novt_segment *seg)
 {
     return !(seg->attr & MON_ATTR_UNUSABLE) && (seg->attr & MON_ATTR_S) && (seg->attr & 0xa) == 2 &&
            !(seg->attr & 4) && seg->limit == 0xffffffffu;
@@ -22,7 +19,7 @@ static bool seg_is_data4g(const struct novt_segment *seg)
 
 static bool seg_is_flat(const struct novt_segment *seg)
 {
-    return seg_is_data4g(seg) && seg->base == 0;
+    return mon_seg_is_data4g(seg) && seg->base == 0;
 }
 
 static uint32_t seg_key(const struct mon_vcpu *v)
@@ -87,20 +84,59 @@ static bool translatable(const struct mon_vcpu *v)
            !((v->cpu->rflags & RT_AC) && (v->cr0 & MON_CR0_AM) && v->cpu->cpl == 3);
 }
 
-/* For SYSCALL and SYSRET in the cache (long_system.c). RFLAGS of the other side are such that they
- * do not change its key: IOPL 0 at CPL 3, no alignment checks. */
-static void prepare_sides(struct mon_vcpu *v)
+static bool has_syscall(struct mon_vcpu *v)
+{
+    v->cpu->lstar = v->msr.lstar;
+    v->cpu->flags_kept = ~v->msr.fmask;
+    return v->efer & MON_EFER_SCE;
+}
+
+static void sysenter_segments(const struct mon_vcpu *v, unsigned cpl, uint32_t *cs, uint32_t *ss)
+{
+    *cs = ((uint32_t)v->msr.sysenter_cs & 0xfffc) + (cpl ? 16 | 3 : 0);
+    *ss = *cs + 8;
+}
+
+/* Not under a 64-bit kernel, which SYSENTER enters in 64-bit mode. SYSEXIT leaves AC, so that it
+ * must be clear. */
+static bool has_sysenter(struct mon_vcpu *v)
 {
     struct rt_cpu *cpu = v->cpu;
+    uint32_t cs, ss;
 
-    cpu->lstar = v->msr.lstar;
-    cpu->flags_kept = ~v->msr.fmask;
-    if (!rt_gs_is_direct() || v->verify || !(v->efer & MON_EFER_SCE) || (v->cr4 & MON_CR4_SMAP) ||
-        (cpu->rflags & RT_IOPL))
+    cpu->sysenter_esp = (uint32_t)v->msr.sysenter_esp;
+    cpu->sysenter_eip = (uint32_t)v->msr.sysenter_eip;
+    for (unsigned n = 0; n < 2; n++) {
+        sysenter_segments(v, n ? 3 : 0, &cs, &ss);
+        cpu->side[n].selectors = (cs & 0xffff) | ss << 16;
+    }
+    return !mon_long(v) && (v->msr.sysenter_cs & 0xfffc) && (v->key & TR_K_SS) &&
+           !(cpu->rflags & RT_AC);
+}
+
+/* For system calls in the cache (long_system.c, system.c). RFLAGS of the other side are such that
+ * they do not change its key: IOPL 0 at CPL 3, no alignment checks. */
+static void prepare_sides(struct mon_vcpu *v)
+{
+    if (!(v->key & TR_K_LONG ? has_syscall(v) : has_sysenter(v)))
+        return;
+    if (!rt_gs_is_direct() || v->verify || (v->cr4 & MON_CR4_SMAP) || (v->cpu->rflags & RT_IOPL) ||
+        (v->cpu->cpl && v->cpu->cpl != 3))
         return;
     v->side_key[0] = mode_key(v, 0);
     v->side_key[1] = mode_key(v, 3);
     mon_view_sides(v, v->side_key);
+}
+
+/* CS and SS of 32-bit code after SYSENTER and SYSEXIT. */
+static void sysenter_follow(struct mon_vcpu *v)
+{
+    unsigned cpl = v->cpu->cpl;
+    uint32_t cs, ss, dpl = cpl ? MON_ATTR_DPL : 0;
+
+    sysenter_segments(v, cpl, &cs, &ss);
+    mon_seg_flat(&v->seg[NOVT_CS], cs, MON_FLAT_CODE32 | dpl);
+    mon_seg_flat(&v->seg[NOVT_SS], ss, MON_FLAT_STACK | dpl);
 }
 
 void mon_mode_follow(struct mon_vcpu *v)
@@ -111,9 +147,11 @@ void mon_mode_follow(struct mon_vcpu *v)
         unsigned side = cpu->cpl == 3;
         cpu->side_moved = 0;
         v->key = v->side_key[side];
-        v->table = cpu->side[side].jump_table;
         mon_view_took_side(v, side);
-        mon_syscall_segments(v, cpu->cpl);
+        if (v->key & TR_K_LONG)
+            mon_syscall_segments(v, cpu->cpl);
+        else
+            sysenter_follow(v);
         for (unsigned seg = NOVT_CS; seg <= NOVT_SS; seg++) {
             cpu->segbase[seg] = 0;
             cpu->selector[seg] = v->seg[seg].selector;
@@ -126,6 +164,7 @@ void mon_mode_follow(struct mon_vcpu *v)
         cpu->segbase[NOVT_GS] = (uint32_t)cpu->base64[1];
         v->msr.kernel_gs_base = cpu->kernel_gs;
     }
+    mon_known_follow(v);
 }
 
 void mon_mode_update(struct mon_vcpu *v)
@@ -133,13 +172,13 @@ void mon_mode_update(struct mon_vcpu *v)
     v->mode_changed = false;
     v->arrived = NULL;
     v->cpu->sides_ok = 0;
+    mon_known_update(v);
     v->slow = !translatable(v);
     if (v->slow)
         return;
     v->key = mode_key(v, v->cpu->cpl);
     mon_view_select(v, v->key);
-    if (v->key & TR_K_LONG)
-        prepare_sides(v);
+    prepare_sides(v);
     if (v->refill && v->cpu->cpl == v->refill_cpl &&
         (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
         v->refill = false;
@@ -167,7 +206,7 @@ void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
 
     cpu->segbase[seg] = (uint32_t)s->base;
     cpu->selector[seg] = s->selector;
-    cpu->segptr[seg] = seg_is_data4g(s) ? &cpu->segbase[seg] : UNUSABLE;
+    cpu->segptr[seg] = mon_seg_is_data4g(s) ? &cpu->segbase[seg] : (uint32_t *)RT_NO_SEGMENT;
     if (seg == NOVT_FS || seg == NOVT_GS)
         return;
     if (seg == NOVT_CS || seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS)))

@@ -349,6 +349,13 @@ static bool write_special(struct mon_vcpu *v, const struct row *row, uint64_t va
     }
 }
 
+/* What prepare_sides() has read (mode.c). */
+static bool is_for_system_calls(const struct row *row)
+{
+    return row->kind == WIDE || row->kind == WIDE_ADDR ||
+           (row->index >= 0x174 && row->index <= 0x176);
+}
+
 static bool write_row(struct mon_vcpu *v, const struct row *row, uint64_t value)
 {
     if (row->kind == SPECIAL)
@@ -358,7 +365,7 @@ static bool write_row(struct mon_vcpu *v, const struct row *row, uint64_t value)
     uint64_t *field = field_of(v, row);
     if (field)
         *field = value;
-    if (row->kind == WIDE || row->kind == WIDE_ADDR) /* system calls: mode.c, prepare_sides() */
+    if (is_for_system_calls(row))
         v->mode_changed = true;
     return true;
 }

@@ -621,10 +621,10 @@ static enum rt_exit enter(struct mon_vcpu *v)
         reason = rt_enter64(v->cpu);
         if (reason != RT_EXIT_FAULT) /* a fault's state has been recovered whole */
             addresses_out(v->cpu);
-        mon_mode_follow(v);
     } else {
         reason = rt_enter(v->cpu);
     }
+    mon_mode_follow(v);
     if (reason == RT_EXIT_DIRECT)
         v->cpu->rip = cc_site_pc(&v->vm->cc, &v->vm->cc.sites[v->cpu->exit_arg]);
     return reason;

@@ -212,6 +212,7 @@ enum mon_rc mon_seg_load(struct mon_vcpu *v, unsigned seg, uint16_t selector)
     if (rc)
         return rc;
     seg_set(v, seg, &s);
+    mon_known_add(v, seg);
     return MON_OK;
 }
 

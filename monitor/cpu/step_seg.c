@@ -243,6 +243,7 @@ static enum mon_rc load_table(struct mon_vcpu *v, const struct tr_insn *i, uint6
 
 enum mon_rc step_lgdt(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
+    v->mode_changed = true; /* known.c */
     return load_table(v, i, next, &v->gdt);
 }
 

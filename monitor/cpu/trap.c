@@ -69,9 +69,9 @@ static bool missed(struct mon_vcpu *v, struct rt_context *context)
     const uint8_t *hpc = (const uint8_t *)context->rip;
     const struct cc_block *b = cc_find(cc, hpc);
 
-    if (!b || b->wide)
+    if (b ? b->wide : !cc_contains(cc, hpc) || v->key & TR_K_LONG)
         return false;
-    if (!b->valid && hpc == cc->rx + b->host)
+    if (b && !b->valid && hpc == cc->rx + b->host)
         context->gpr[8] = b->pc;
     else if (!tr_is_table_jump(hpc))
         return false;
@@ -136,16 +136,17 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     struct cc *cc = &v->vm->cc;
     const uint8_t *hpc;
     struct cc_block *b;
+    void *miss = v->key & TR_K_LONG ? cc->miss_table : CC_FLAT_MISS;
 
-    cpu->jump_table = v->key & TR_K_LONG ? cc->miss_table : CC_FLAT_MISS;
+    cpu->jump_table = miss;
     cpu->start = cc->miss_stub;
     v->mode_changed = true;
     cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
     for (unsigned n = 0; n < 2; n++) {
         if (context && context->gpr[11] == (uint64_t)cpu->side[n].jump_table &&
             (v->key & TR_K_LONG))
-            context->gpr[11] = (uint64_t)cc->miss_table;
-        cpu->side[n].jump_table = cc->miss_table;
+            context->gpr[11] = (uint64_t)miss;
+        cpu->side[n].jump_table = miss;
     }
     if (!context)
         return RT_FAULT_RETRY;

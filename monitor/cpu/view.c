@@ -238,7 +238,20 @@ static struct space *fresh_space(const struct mon_vcpu *v, enum view_class cls)
             return NULL;
         space = &v->views->space[i];
     }
-    return space->deltas && view_is_fresh(v, space) ? space : NULL;
+    return view_is_fresh(v, space) ? space : NULL;
+}
+
+/* What 64-bit code has as its window is the space's for good; 32-bit code's goes when its view
+ * does, and no view comes or goes without mon_mode_update(). */
+static bool prepare_side(struct rt_side *side, const struct space *space, void **table, bool wide)
+{
+    const struct view *view = view_at(space, 0);
+
+    side->window = wide ? (void *)space->deltas : view ? view->window : NULL;
+    side->jump_table = wide ? table : cc_table_flat(table);
+    for (unsigned i = 0; i < 4; i++)
+        side->class_delta[i] = space->home[i];
+    return side->window && side->jump_table;
 }
 
 void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2])
@@ -251,10 +264,9 @@ void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2])
         if (!space || (n ? space->table_key : set->super_key) != key[n])
             return;
         set->side[n] = space;
-        cpu->side[n].window = space->deltas;
-        cpu->side[n].jump_table = n ? space->table : set->super_table;
-        for (unsigned i = 0; i < 4; i++)
-            cpu->side[n].class_delta[i] = space->home[i];
+        if (!prepare_side(&cpu->side[n], space, n ? space->table : set->super_table,
+                          key[n] & TR_K_LONG))
+            return;
     }
     cpu->sides_ok = 1;
 }
@@ -265,6 +277,7 @@ void mon_view_took_side(struct mon_vcpu *v, unsigned side)
 
     set->current = set->last[set->side[side]->cls] = set->side[side];
     set->current->stamp = ++set->clock;
+    v->table = side ? set->current->table : set->super_table;
 }
 
 /* ---- questions about addresses ---- */

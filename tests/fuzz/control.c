@@ -238,7 +238,8 @@ static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
         return true;
     }
     if (!c->block->wide)
-        return target == s->miss32 || target == s->callout32 || target == s->pending32;
+        return target == s->miss32 || target == s->callout32 || target == s->pending32 ||
+               target == (c->block->key & TR_K_CPL3 ? s->sysenter32 : s->sysexit32);
     return target == s->miss64 || target == s->callout64 || target == s->pending64 ||
            target == s->syscall64 || target == s->sysret64;
 }

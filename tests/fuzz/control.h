@@ -56,14 +56,16 @@ enum control_kind {
     CONTROL_TABLE,     /* the jump table */
     CONTROL_PLACE,     /* of an array of places */
     CONTROL_SEGMENT,   /* 32-bit code: where a segment's base is */
+    CONTROL_DESCS,     /* the descriptors that may be loaded again */
+    CONTROL_DESC,      /* one of them */
     CONTROL_WINDOW,
 };
 
 struct control_value {
-    uint8_t kind, small;
-    bool wide;      /* 32-bit code: the upper half may not be zero */
-    uint32_t value; /* the same number: the same value, but for offset; 0: a constant */
-    uint32_t of;    /* of which value it was made; offset is that one's */
+    uint8_t kind, small; /* 32-bit code: a guest's value has so many bits; 0: all */
+    bool wide;           /* 32-bit code: the upper half may not be zero */
+    uint32_t value;      /* the same number: the same value, but for offset; 0: a constant */
+    uint32_t of;         /* of which value it was made; offset is that one's */
     uint32_t id;
     int64_t offset;
 };

@@ -2,7 +2,10 @@
  *
  * The guest's registers have clean upper halves, so base + r15 + a displacement under 1 MiB lies in
  * the window or its guards, as base + a displacement under 1 MiB does behind GS, which is the
- * window too; everything else has address size 32 behind GS. */
+ * window too; everything else has address size 32 behind GS.
+ *
+ * Descriptors that may be loaded again (rt_cpu.descs): an entry is found by 16 bits, read, and may
+ * become a segment's pointer, whose target is an entry's first field. */
 #include "tests/fuzz/control.h"
 
 #define NEAR (1 << 20) /* what copy.c lets a displacement be without address-size 32 */
@@ -47,7 +50,21 @@ static bool is_host_stack(struct control *c, const struct control_state *s)
             control_register(c->operand[0].reg.value) >= 8);
 }
 
-static bool state_is_right(struct control *c, const ZydisDecodedOperand *o)
+/* The second operand: the start of a descriptor's entry, or nowhere. */
+static bool is_segment_pointer(const struct control *c, const struct control_state *s)
+{
+    const ZydisDecodedOperand *o = &c->operand[1];
+    unsigned reg = o->type == ZYDIS_OPERAND_TYPE_REGISTER ? control_register(o->reg.value) : 99;
+
+    if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV || c->operand[0].size != 64)
+        return false;
+    if (o->type == ZYDIS_OPERAND_TYPE_IMMEDIATE)
+        return o->imm.value.s == RT_NO_SEGMENT;
+    return reg < 16 && s->reg[reg].kind == CONTROL_DESC;
+}
+
+static bool state_is_right(struct control *c, const struct control_state *s,
+                           const ZydisDecodedOperand *o)
 {
     size_t at;
 
@@ -55,10 +72,12 @@ static bool state_is_right(struct control *c, const ZydisDecodedOperand *o)
     if (!control_is_state(c, o, &at))
         return false;
     if (o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE)
-        return CONTROL_IN(at, vif);
+        return CONTROL_IN(at, vif) || (CONTROL_IN(at, selector) && o->size == 16) ||
+               (CONTROL_IN(at, seg_moved) && o->size == 8) ||
+               (CONTROL_IN(at, segptr) && is_segment_pointer(c, s));
     return CONTROL_IN(at, vif) || CONTROL_IN(at, irq_pending) || CONTROL_IN(at, rflags) ||
            CONTROL_IN(at, tsc_offset) || CONTROL_IN(at, tsc_aux) || CONTROL_IN(at, segptr) ||
-           CONTROL_IN(at, selector);
+           CONTROL_IN(at, selector) || CONTROL_IN(at, descs);
 }
 
 /* A guest's register and a displacement that stays in the guards. */
@@ -76,7 +95,7 @@ static bool operand_is_confined(struct control *c, const struct control_state *s
     unsigned base = control_register(o->mem.base), index = control_register(o->mem.index);
 
     if (o->mem.segment == ZYDIS_REGISTER_FS)
-        return state_is_right(c, o);
+        return state_is_right(c, s, o);
     if (o->mem.segment == ZYDIS_REGISTER_GS && c->zi.address_width == 32) {
         c->by_table++;
         return true;
@@ -90,6 +109,10 @@ static bool operand_is_confined(struct control *c, const struct control_state *s
     if (base < 16 && s->reg[base].kind == CONTROL_SEGMENT)
         return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && index > 15 && !o->mem.disp.value &&
                o->size == 32 && (o->actions & ZYDIS_OPERAND_ACTION_READ);
+    if (base < 16 && s->reg[base].kind == CONTROL_DESC)
+        return c->zi.mnemonic == ZYDIS_MNEMONIC_MOV && index > 15 && o->mem.disp.value >= 0 &&
+               o->mem.disp.value + o->size / 8 <= (int64_t)sizeof(struct rt_desc) &&
+               !(o->actions & ZYDIS_OPERAND_ACTION_MASK_WRITE);
     if (index == 15 && s->reg[15].kind == CONTROL_WINDOW) {
         c->by_check++;
         return o->mem.scale == 1 && is_near_base(s, o);
@@ -121,32 +144,52 @@ static bool is_register(const struct control *c, unsigned i, unsigned *reg)
     return *reg < 16;
 }
 
-/* mov of 64 bits: %rsp saved and back, rcx, a segment's pointer */
+/* mov of 64 bits: %rsp saved and back, rcx, a segment's pointer, the table of descriptors */
 static bool move(struct control *c, struct control_state *s)
 {
     unsigned to, from;
     size_t at;
 
-    if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV || !is_register(c, 0, &to) || c->operand[0].size != 64)
+    if (c->zi.mnemonic != ZYDIS_MNEMONIC_MOV || c->operand[0].size != 64)
+        return false;
+    if (control_is_state(c, &c->operand[0], &at) && CONTROL_IN(at, segptr))
+        return is_segment_pointer(c, s);
+    if (!is_register(c, 0, &to))
         return false;
     if (is_register(c, 1, &from)) {
         s->reg[to] = s->reg[from];
         return true;
     }
     if (c->operand[1].type != ZYDIS_OPERAND_TYPE_MEMORY ||
-        !control_is_state(c, &c->operand[1], &at) || !CONTROL_IN(at, segptr) || to != 8)
+        !control_is_state(c, &c->operand[1], &at) || to < 8)
         return false;
-    s->reg[to] = (struct control_value){.kind = CONTROL_SEGMENT, .wide = true};
+    if (!CONTROL_IN(at, segptr) && !CONTROL_IN(at, descs))
+        return false;
+    s->reg[to] = (struct control_value){
+        .kind = CONTROL_IN(at, segptr) ? CONTROL_SEGMENT : CONTROL_DESCS, .wide = true};
     return true;
 }
 
 static bool lea(struct control *c, struct control_state *s)
 {
     const ZydisDecodedOperand *o = &c->operand[1];
-    unsigned to, base = control_register(o->mem.base);
+    unsigned to, base = control_register(o->mem.base), index = control_register(o->mem.index);
 
-    if (c->zi.mnemonic != ZYDIS_MNEMONIC_LEA || !is_register(c, 0, &to) || c->operand[0].size != 64)
+    if (c->zi.mnemonic != ZYDIS_MNEMONIC_LEA || !is_register(c, 0, &to))
         return false;
+    if (to >= 8 && base > 15 && index < 16 && s->reg[index].small == 16 && o->mem.scale == 4 &&
+        !o->mem.disp.value && c->operand[0].size == 32) {
+        s->reg[to] = (struct control_value){.kind = CONTROL_GUEST, .small = 18};
+        return true;
+    }
+    if (c->operand[0].size != 64)
+        return false;
+    if (to >= 8 && base < 16 && index < 16 && s->reg[base].kind == CONTROL_DESCS &&
+        s->reg[index].kind == CONTROL_GUEST && s->reg[index].small == 18 && o->mem.scale == 8 &&
+        !o->mem.disp.value) {
+        s->reg[to] = (struct control_value){.kind = CONTROL_DESC, .wide = true};
+        return true;
+    }
     if (o->mem.base == ZYDIS_REGISTER_RIP) {
         int64_t record = c->at + c->zi.length + o->mem.disp.value;
         if (record < c->block->host_len || record >= c->block->total || to != 9)
@@ -171,6 +214,12 @@ static bool cuts(const struct control *c, unsigned reg)
            is_register(c, 1, &from) && to == reg && from == reg && c->operand[0].size == 32;
 }
 
+/* movzwl into a scratch register; a guest's is not followed that far. */
+static bool is_word(const struct control *c, unsigned reg)
+{
+    return reg >= 8 && c->zi.mnemonic == ZYDIS_MNEMONIC_MOVZX && c->operand[1].size == 16;
+}
+
 static void write_register(struct control *c, struct control_state *s, const ZydisDecodedOperand *o)
 {
     unsigned reg = control_register(o->reg.value);
@@ -187,7 +236,7 @@ static void write_register(struct control *c, struct control_state *s, const Zyd
     if (o->size == 64)
         *v = (struct control_value){.kind = CONTROL_GUEST, .wide = true};
     else if (o->size == 32 && !(o->actions & ZYDIS_OPERAND_ACTION_CONDWRITE))
-        *v = (struct control_value){.kind = CONTROL_GUEST};
+        *v = (struct control_value){.kind = CONTROL_GUEST, .small = is_word(c, reg) ? 16 : 0};
     else if (o->size == 32) /* CMOV clears the upper half either way, others leave the register */
         *v = (struct control_value){.kind = CONTROL_GUEST, .wide = v->wide};
     else if (v->kind != CONTROL_GUEST)

@@ -157,7 +157,8 @@ Test(translator_control, long_user_code_cannot_leave_its_windows)
 #define FLAT (TR_K_DS | TR_K_ES | TR_K_SS | TR_K_IOPL | FEATURES)
 
 /* Host code that no translator may make. $S is the displacement of rt_cpu's gpr[9], $H of host_sp,
- * $T of jump_table, $D of rsp_delta, $C of class_delta, $W of window. */
+ * $T of jump_table, $D of rsp_delta, $C of class_delta, $W of window, $P of a segptr, $L of a
+ * selector, $K of descs. */
 struct bad {
     const char *name;
     uint32_t key;
@@ -236,6 +237,20 @@ static const struct bad bad[] = {
     {"a string without the window", FLAT, "a4", "not proved"},
     {"rsi left with the window in it", FLAT, "498d3437", "upper half"},
     {"a byte of rt_cpu", FLAT, "64880425$H", "not proved"},
+    {"a segment's pointer from the guest", FLAT, "6448890425$P", "not proved"},
+    {"a segment's pointer to somewhere", FLAT, "6448c70425$P10000000", "not proved"},
+    {"half a segment's pointer", FLAT, "64c70425$P08000000", "not proved"},
+    {"a segment's pointer behind an entry's start", FLAT,
+     "440fb7c0644c8b0c25$K468d1485000000004f8d4cd108644c890c25$P", "not proved"},
+    {"two selectors at once", FLAT, "6444890425$L", "not proved"},
+    {"a selector of 32 bits as index", FLAT, "4189c0644c8b0c25$K468d1485000000004f8d0cd1418b4904",
+     "not proved"},
+    {"a selector without its scale", FLAT, "440fb7c0644c8b0c25$K4f8d0cc1418b4904", "not proved"},
+    {"behind an entry", FLAT, "440fb7c0644c8b0c25$K468d1485000000004f8d0cd1498b491c", "not proved"},
+    {"an entry written", FLAT, "440fb7c0644c8b0c25$K468d1485000000004f8d0cd1498909", "not proved"},
+    {"the descriptors' address for the guest", FLAT, "64488b0425$K", "upper half"},
+    {"an entry's address for the guest", FLAT, "440fb7c0644c8b0c25$K468d1485000000004f8d0cd14489c8",
+     "computes with a host address"},
 };
 
 static uint32_t field(char letter)
@@ -245,6 +260,9 @@ static uint32_t field(char letter)
                 : letter == 'T' ? offsetof(struct rt_cpu, jump_table)
                 : letter == 'D' ? offsetof(struct rt_cpu, rsp_delta)
                 : letter == 'C' ? offsetof(struct rt_cpu, class_delta)
+                : letter == 'P' ? offsetof(struct rt_cpu, segptr) + 4 * sizeof(uint32_t *)
+                : letter == 'L' ? offsetof(struct rt_cpu, selector)
+                : letter == 'K' ? offsetof(struct rt_cpu, descs)
                                 : offsetof(struct rt_cpu, window);
     return (uint32_t)(rt_cpu_offset() + (intptr_t)at);
 }
