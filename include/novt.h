@@ -83,9 +83,10 @@ enum novt_flags {
      * MSRs become exits, see NOVT_EXIT_RDMSR. Without the flag there is none: the CPUID bits are
      * clear, the MSRs raise #GP(0). */
     NOVT_F_LOCAL_APIC = 1 << 5,
-    /* For tests. FLUSH: the code cache is emptied before every translation. SHORT_BLOCKS: a block
-     * is one instruction and is not linked to the next, so events can come in behind each but
-     * indirect branches and returns, which find their target's block without the dispatcher. */
+    /* For tests. FLUSH: the code cache is emptied before every translation, or one in
+     * novt_config.flush_interval. SHORT_BLOCKS: a block is one instruction and is not linked to
+     * the next, so events can come in behind each but indirect branches and returns, which find
+     * their target's block without the dispatcher. */
     NOVT_F_FLUSH = 1 << 6,
     NOVT_F_SHORT_BLOCKS = 1 << 7,
 };
@@ -98,7 +99,8 @@ struct novt_config {
     uint32_t log_mask;   /* enum novt_log */
     void (*log)(void *opaque, const char *line); /* called with one line, no newline */
     void *log_opaque;
-    const char *cpu; /* "host", "base" or "host,-name,+name"; NULL means "host" */
+    const char *cpu;         /* "host", "base" or "host,-name,+name"; NULL means "host" */
+    uint32_t flush_interval; /* of NOVT_F_FLUSH, in translations; 0 means 1 */
 };
 
 enum novt_host_verdict {

@@ -63,7 +63,8 @@ static const struct argp_option options[] = {
     {"verify", KEY_VERIFY, NULL, 0, "Run every block through the slow path too and compare", 3},
     {"interpret", KEY_INTERPRET, NULL, 0, "Use the slow path only", 3},
     {"no-chain", KEY_NO_CHAIN, NULL, 0, "Never link translated blocks", 3},
-    {"flush", KEY_FLUSH, NULL, 0, "Empty the code cache before every translation", 3},
+    {"flush", KEY_FLUSH, "N", OPTION_ARG_OPTIONAL,
+     "Empty the code cache before every translation, or every Nth", 3},
     {"short-blocks", KEY_SHORT_BLOCKS, NULL, 0, "Translate single instructions", 3},
     {.doc = "Help:", .group = -1},
     {0},
@@ -211,6 +212,8 @@ static error_t parse_engine_option(int key, char *arg, struct argp_state *state)
         return 0;
     case KEY_FLUSH:
         engine->flags |= NOVT_F_FLUSH;
+        if (arg)
+            engine->flush_interval = (uint32_t)number_argument(state, "flush", arg, UINT32_MAX);
         return 0;
     case KEY_SHORT_BLOCKS:
         engine->flags |= NOVT_F_SHORT_BLOCKS;

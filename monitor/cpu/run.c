@@ -173,6 +173,14 @@ static uint32_t max_insns(struct mon_vcpu *v, uint64_t gpa)
     return v->verify ? mon_verify_block_limit(v, gpa) : 64;
 }
 
+static bool is_flush_due(const struct mon_vm *vm)
+{
+    uint32_t interval = vm->config.flush_interval ? vm->config.flush_interval : 1;
+
+    return (vm->config.flags & NOVT_F_FLUSH) &&
+           vm->stat[MON_STAT_blocks_translated] % interval == 0;
+}
+
 /* NULL with MON_OK: the code is not in RAM, the slow path has to do. */
 static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk, bool entry,
                                    struct cc_block **block)
@@ -195,7 +203,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     *block = NULL;
     if (!request.bytes || walk->gpa >= MON_MAX_GPA)
         return MON_OK;
-    if (vm->config.flags & NOVT_F_FLUSH)
+    if (is_flush_due(vm))
         code_flush(v);
     mon_view_protect_code(vm, walk->gpa);
     while ((result = tr_translate(&request, block)) != TR_DONE) {
