@@ -218,6 +218,9 @@ static void take_immediates(struct tr_insn *insn, const ZydisDecodedInstruction 
 {
     insn->imm_at = zi->raw.imm[0].offset;
     insn->imm_size = (uint8_t)((zi->raw.imm[0].size + zi->raw.imm[1].size) / 8);
+    insn->imm_form = zi->raw.imm[1].size        ? TR_IMM_TWO
+                     : zi->raw.imm[0].is_signed ? TR_IMM_SIGNED
+                                                : TR_IMM_UNSIGNED;
     insn->imm = zi->raw.imm[0].value.s;
     insn->imm2 = (uint16_t)zi->raw.imm[1].value.u;
 }

@@ -47,28 +47,27 @@ struct tr_long {
     } loop;
 };
 
-/* A block in the making. */
+/* A block in the making. The arrays come last and start as they are: only what the counts in front
+ * of them say is there. */
 struct tr_block {
     const struct tr_request *rq;
-    struct tr_insn insn[TR_MAX_INSNS];
-    uint16_t at[TR_MAX_INSNS]; /* offsets from pc */
     unsigned ninsns;
     unsigned end;      /* guest bytes */
     bool crossing;     /* a single instruction over two pages */
     bool next_crosses; /* the instruction behind the block does: no link to it */
+    bool movable;      /* all constants that follow from pc have 64 bits and are in reloc */
+    int behind;        /* 32-bit code: words that esp has still to be moved by (stack.c) */
     uint8_t *base, *p; /* writable view */
-    struct cc_map map[TR_MAX_ROWS];
-    unsigned nmap;
-    struct cc_site site[TR_MAX_SITES];
-    unsigned nsites;
-    struct tr_tail tail[TR_MAX_TAILS];
-    unsigned ntails;
-    uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
-    struct cc_reloc reloc[TR_MAX_RELOCS];
-    unsigned nrelocs;
-    int behind;         /* 32-bit code: words that esp has still to be moved by (stack.c) */
-    bool movable;       /* all constants that follow from pc have 64 bits and are in reloc */
+    unsigned nmap, nsites, ntails, nrelocs;
     struct tr_long lng; /* 64-bit code: what is known here */
+
+    struct tr_insn insn[TR_MAX_INSNS];
+    uint16_t at[TR_MAX_INSNS];     /* offsets from pc */
+    uint32_t record[TR_MAX_INSNS]; /* offset of the callout record, or 0 */
+    struct cc_map map[TR_MAX_ROWS];
+    struct cc_site site[TR_MAX_SITES];
+    struct tr_tail tail[TR_MAX_TAILS];
+    struct cc_reloc reloc[TR_MAX_RELOCS];
 };
 
 static inline void e1(struct tr_block *t, unsigned b)

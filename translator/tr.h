@@ -78,6 +78,7 @@ struct tr_insn {
     uint8_t opcode_at; /* offset in bytes[], behind prefixes and REX; VEX and EVEX belong to it */
     uint8_t modrm_at, disp_at, imm_at; /* 0 when absent */
     uint8_t imm_size;                  /* bytes of all immediates */
+    uint8_t imm_form;                  /* enum tr_imm */
     int64_t imm;   /* first immediate, sign-extended as the instruction does (relative: the
                       displacement; far pointer: the offset) */
     uint16_t imm2; /* far pointer selector, ENTER's level */
@@ -93,6 +94,8 @@ struct tr_insn {
     bool high_byte;      /* names AH, CH, DH or BH: takes no REX prefix; not in gpr_fields */
     bool touches_vector; /* x87, MMX, SSE, AVX, AVX-512 or opmask state */
 };
+
+enum tr_imm { TR_IMM_UNSIGNED, TR_IMM_SIGNED, TR_IMM_TWO };
 
 enum tr_gpr_field { TR_FIELD_REG = 1, TR_FIELD_RM = 2, TR_FIELD_VVVV = 4, TR_FIELD_OPCODE = 8 };
 
@@ -152,6 +155,7 @@ enum tr_key {
 
 struct cc;
 struct cc_block;
+struct tr_memo;
 
 /* The permanent stubs at the start of the code region. */
 struct tr_stubs {
@@ -181,7 +185,8 @@ static inline bool tr_is_canonical(uint64_t gla)
 struct tr_request {
     struct cc *cc;
     const struct tr_stubs *stubs;
-    uint64_t pc; /* linear address, equal to EIP: CS is flat */
+    struct tr_memo *memo; /* memo.h; may be NULL */
+    uint64_t pc;          /* linear address, equal to EIP: CS is flat */
     uint64_t gpa;
     uint32_t key;         /* enum tr_key */
     uint32_t max_insns;   /* per block */

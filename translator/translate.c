@@ -15,6 +15,7 @@
  * Nothing is published before everything is emitted: an abort leaves no trace. */
 #include "translator/emit.h"
 #include "translator/long.h"
+#include "translator/memo.h"
 
 #include <string.h>
 
@@ -165,6 +166,7 @@ static enum tr_result decode_crossing(struct tr_block *t, size_t avail)
     memcpy(bytes + avail, t->rq->bytes2, 15);
     t->crossing = true;
     t->ninsns = 1;
+    t->at[0] = 0;
     if (tr_decode(bytes, avail + 15, mode_of(t), &t->insn[0]) != TR_DECODE_OK)
         mark_step(&t->insn[0], (unsigned)avail + 1);
     settle(t, &t->insn[0]);
@@ -198,7 +200,7 @@ static enum tr_result decode_ahead(struct tr_block *t)
     while (t->ninsns < t->rq->max_insns && t->end < room) {
         struct tr_insn *insn = &t->insn[t->ninsns];
         enum tr_decode_status status =
-            tr_decode(t->rq->bytes + t->end, room - t->end, mode_of(t), insn);
+            tr_memo_decode(t->rq->memo, t->rq->bytes + t->end, room - t->end, mode_of(t), insn);
         t->next_crosses = status == TR_DECODE_SHORT;
         if (status == TR_DECODE_SHORT)
             return t->ninsns ? TR_DONE : decode_crossing(t, room);
@@ -358,6 +360,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (is_long(t))
         l_loop_begin(t);
     proto->loop = (uint8_t)(t->p - t->base - proto->direct);
+    memset(t->record, 0, t->ninsns * sizeof(t->record[0]));
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
             emit_count(t, i);
@@ -379,7 +382,7 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
 
 enum tr_result tr_translate(const struct tr_request *request, struct cc_block **block)
 {
-    struct tr_block t = {.rq = request};
+    struct tr_block t;
     struct cc_block proto = {.pc = request->pc,
                              .gpa = request->gpa & CC_NO_GPA,
                              .gpa2 = CC_NO_GPA,
@@ -387,6 +390,8 @@ enum tr_result tr_translate(const struct tr_request *request, struct cc_block **
                              .wide = request->key & TR_K_LONG};
 
     RT_ASSERT(request->max_insns <= TR_MAX_INSNS);
+    memset(&t, 0, offsetof(struct tr_block, insn));
+    t.rq = request;
     enum tr_result result = decode_ahead(&t);
     if (result != TR_DONE)
         return result;

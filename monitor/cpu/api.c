@@ -4,6 +4,7 @@
  * not run, and the thread's rt_cpu while it does. */
 #include "codecache/jitinfo.h"
 #include "monitor/cpu/verify.h"
+#include "translator/memo.h"
 
 #include <errno.h>
 #include <mimalloc.h>
@@ -168,7 +169,8 @@ int novt_vm_create(const struct novt_config *config, struct novt_vm **out, char 
         return NOVT_E_NOMEM;
     vm->heap = heap;
     vm->cc.fd = vm->cc.table_fd = -1;
-    rc = vm_prepare(vm, config ? config : &defaults);
+    vm->memo = mi_heap_zalloc(heap, sizeof(*vm->memo));
+    rc = !vm->memo ? NOVT_E_NOMEM : vm_prepare(vm, config ? config : &defaults);
     if (rc != NOVT_OK) {
         if (err && err_len)
             snprintf(err, err_len, "%s", vm->error);

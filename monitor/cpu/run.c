@@ -191,6 +191,7 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
     struct tr_request request = {
         .cc = &vm->cc,
         .stubs = &vm->stubs,
+        .memo = vm->memo,
         .pc = v->cpu->rip,
         .gpa = walk->gpa,
         .key = v->key,

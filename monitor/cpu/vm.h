@@ -42,6 +42,7 @@ struct mon_vm {
     struct mon_cpuid cpuid;
     struct cc cc;
     struct tr_stubs stubs;
+    struct tr_memo *memo;
     void *heap;           /* mi_heap_t * */
     pthread_mutex_t lock; /* translation, links and code pages, when several vCPUs run */
     uint64_t stat[MON_STAT_COUNT];
