@@ -17,7 +17,7 @@ sysenter_entry:
         sti
         decl    DATA+0x100
         movl    $USER_TOP-64, %ecx
-        movl    $after_sysenter, %edx
+        movl    %ebp, %edx
         sysexit
 handler_finish:
         movl    $STACK_TOP, %esp
@@ -148,6 +148,23 @@ program:
         movl    %eax, %ds
         movl    %eax, %fs
         movl    %fs:DATA+0xfff, %ecx
+        /* the same selectors again, and null */
+        movl    $3, %edx
+1:      movl    %eax, %fs
+        pushl   %fs
+        pushl   %ds
+        pushl   %es
+        movl    %eax, %gs
+        popl    %es
+        popl    %ds
+        popl    %gs
+        movl    %eax, DATA+0xffe
+        movw    DATA+0xffe, %fs
+        xorl    %ecx, %ecx
+        movl    %ecx, %gs
+        movl    %fs:DATA+0x1000, %ecx
+        decl    %edx
+        jnz     1b
         /* x87, SSE */
         fninit
         fld1
@@ -251,8 +268,14 @@ finish:
         pxor    %xmm3, %xmm2
         movups  %xmm2, DATA+0xff1
         lock incl DATA+0x600
-        sysenter
+        movl    $after_sysenter, %ebp   /* more than once: then it stays in the cache */
+        movl    $4, %esi
+1:      sysenter
 after_sysenter:
+        addl    DATA+0x100, %esi
+        subl    DATA+0x100, %esi
+        decl    %esi
+        jnz     1b
         fildl   DATA+0x600
         fistpl  DATA+0x604
         incl    %eax
