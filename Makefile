@@ -210,8 +210,9 @@ check: all unit $(call suite_targets,$(SUITES_QUICK) $(CHECK_DIFF)) | deps
 	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) $(CHECK_DIFF)
 
 # The long versions: hours.
-soak: all tools fetch tests-guest tests-guest64 tests-diff | deps
+soak: all unit tools fetch tests-guest tests-guest64 tests-diff tests-escape | deps
 	@B=$(B) tests/matrix/run --soak
+	@B=$(B) ESCAPE_COUNT=20000 tests/escape/run --soak
 	@B=$(B) DIFF_COUNT=20000000 tests/diff/run
 
 test: all unit tools fetch $(call suite_targets,$(SUITES_ALL)) | deps

@@ -1,4 +1,5 @@
-# escape.mk - guests that try to get out: build/tests/escape/escape, devices and fuzz.elf.
+# escape.mk - guests that try to get out: build/tests/escape/escape, devices and fuzz.elf; a heap with guard
+# pages, guard.so, and planted, which tries it.
 
 ESCAPE := $(B)/tests/escape
 ESCAPE_OBJS := $(patsubst %,$(ESCAPE)/%.o,escape machine generate watch drift)
@@ -8,13 +9,20 @@ ESCAPE_DEVICES := $(patsubst %.c,$(ESCAPE)/san/%.o,tests/escape/devices.c \
 	$(filter-out monitor/main.c,$(COMMAND_SRCS)))
 
 .PHONY: tests-escape
-tests-escape: $(ESCAPE)/escape $(ESCAPE)/devices $(ESCAPE)/fuzz.elf
+tests-escape: $(ESCAPE)/escape $(ESCAPE)/devices $(ESCAPE)/fuzz.elf $(ESCAPE)/guard.so $(ESCAPE)/planted
 
 $(ESCAPE)/%.o: tests/escape/%.c $(B)/flags | deps
 	@mkdir -p $(@D)
 	$(CC) $(CPPFLAGS_ALL) $(CFLAGS_ALL) -MMD -MP -c -o $@ $<
 
 $(ESCAPE)/escape: $(ESCAPE_OBJS) $(LIBNOVT_A)
+	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
+
+$(ESCAPE)/guard.so: tests/escape/guard.c $(B)/flags | deps
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS_ALL) -std=gnu11 -O2 -g -fPIC $(WARN) -shared -o $@ $<
+
+$(ESCAPE)/planted: $(ESCAPE)/planted.o $(LIBNOVT_INTERNAL)
 	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
 $(ESCAPE)/san/%.o: %.c $(B)/flags | deps $(GEN_HEADERS)
@@ -31,4 +39,4 @@ $(ESCAPE)/fuzz.o: tests/escape/fuzz.c $(GUEST_SUPPORT)/guest.h $(GUEST_SUPPORT)/
 $(ESCAPE)/fuzz.elf: $(ESCAPE)/fuzz.o $(GUEST_OUT)/start.o $(GUEST_OUT)/support.o
 	$(GUEST_CC) $(GUEST_LDFLAGS) -o $@ $^
 
--include $(ESCAPE_OBJS:.o=.d) $(ESCAPE_DEVICES:.o=.d)
+-include $(ESCAPE_OBJS:.o=.d) $(ESCAPE)/planted.d $(ESCAPE_DEVICES:.o=.d)
