@@ -308,9 +308,13 @@ NOVT_API int novt_vcpu_run(struct novt_vcpu *vcpu);
  *
  * With NOVT_HANDLER_KEEPS_VECTORS the guest's x87, vector and mask registers are still in the CPU's
  * when it is called, and it must leave them alone: it is compiled for general registers only
- * (-mgeneral-regs-only), and calls nothing that is not. That saves some 500 cycles an exit. */
+ * (-mgeneral-regs-only), and calls nothing that is not. That saves some 500 cycles an exit.
+ *
+ * With NOVT_HANDLER_KEEPS_STATE it changes nothing of the vCPU's and the VM's but what is in the
+ * run area, and interrupts, NMIs and kicks, when it returns true. Then it is called in the middle
+ * of the instruction, which saves some 60 cycles. */
 typedef bool novt_exit_handler(void *opaque, struct novt_run *run);
-enum novt_handler_flags { NOVT_HANDLER_KEEPS_VECTORS = 1 << 0 };
+enum novt_handler_flags { NOVT_HANDLER_KEEPS_VECTORS = 1 << 0, NOVT_HANDLER_KEEPS_STATE = 1 << 1 };
 
 /* NULL: none, as after novt_vcpu_create(). NOVT_E_BUSY while the vCPU runs. */
 NOVT_API int novt_vcpu_set_handler(struct novt_vcpu *vcpu, novt_exit_handler *handler, void *opaque,

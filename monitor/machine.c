@@ -319,7 +319,8 @@ static int create_vm(struct mon_machine *m, struct mon_error *err)
         return mon_error_set(err, engine_error(status), "cannot set up the virtual machine: %s",
                              novt_vm_error(m->vm));
     m->run = novt_vcpu_run_area(m->vcpu);
-    novt_vcpu_set_handler(m->vcpu, mon_exits_handler, m, NOVT_HANDLER_KEEPS_VECTORS);
+    novt_vcpu_set_handler(m->vcpu, mon_exits_handler, m,
+                          NOVT_HANDLER_KEEPS_VECTORS | NOVT_HANDLER_KEEPS_STATE);
     m->pc.config.tsc_khz = novt_vm_tsc_khz(m->vm);
     m->pc.config.apic_khz = novt_vm_apic_khz(m->vm);
     return MON_OK;

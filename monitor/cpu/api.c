@@ -506,7 +506,7 @@ int novt_vcpu_set_handler(struct novt_vcpu *vcpu, novt_exit_handler *handler, vo
 {
     struct mon_vcpu *v = &vcpu->cpu;
 
-    if (flags & ~(uint32_t)NOVT_HANDLER_KEEPS_VECTORS)
+    if (flags & ~(uint32_t)(NOVT_HANDLER_KEEPS_VECTORS | NOVT_HANDLER_KEEPS_STATE))
         return fail(v->vm, NOVT_E_INVAL, "handler flags %x", flags);
     if (v->tid)
         return fail(v->vm, NOVT_E_BUSY, "vCPU %u runs", v->id);
@@ -528,6 +528,36 @@ bool mon_vcpu_handled(struct mon_vcpu *v)
     v->cr8 = v->run.cr8 & 15;
     mon_count(v, MON_STAT_exits_handled);
     return true;
+}
+
+void mon_vcpu_take_answer(struct mon_vcpu *v)
+{
+    struct novt_run *run = &v->run;
+    uint64_t data = 0;
+
+    if (run->exit_reason == NOVT_EXIT_IO) {
+        data = run->io.data;
+    } else if (run->exit_reason == NOVT_EXIT_MMIO) {
+        __builtin_memcpy(&data, run->mmio.data, 8);
+    } else {
+        data = run->msr.data;
+        v->replay.refused = run->msr.error;
+    }
+    RT_ASSERT(v->replay.done < MON_REPLAY_MAX);
+    v->replay.data[v->replay.done++] = data;
+}
+
+bool mon_vcpu_answers(struct mon_vcpu *v)
+{
+    if (!v->asking || !(v->handler_flags & NOVT_HANDLER_KEEPS_STATE) || v->verify)
+        return false;
+    v->resume = true; /* the instruction is not complete */
+    bool handled = mon_vcpu_handled(v);
+    v->resume = false;
+    v->declined = !handled;
+    if (handled)
+        mon_vcpu_take_answer(v);
+    return handled;
 }
 
 int novt_vcpu_interrupt(struct novt_vcpu *vcpu, uint8_t vector)

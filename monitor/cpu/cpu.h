@@ -192,10 +192,12 @@ struct mon_vcpu {
     bool tsc_moved; /* by the guest; due as NOVT_EXIT_TSC */
     /* Set by whoever changes something that translated code depends on; run.c acts on it. */
     const char *host_failure; /* what the host refused that cannot be gone without: the run ends */
-    bool mode_changed;        /* segments, CPL, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF, DR7 */
+    bool mode_changed;        /* segments, CR0/CR4/EFER/XCR0, RFLAGS.VM/AC/TF/IOPL, DR7 */
+    bool cpl_changed;         /* CPL has, and nothing else (or a page waits: mode.c, refill()) */
     /* run.c's own */
-    bool slow;   /* the current mode is the slow path's */
-    bool resume; /* an instruction waits for the embedder's answer */
+    bool slow;             /* the current mode is the slow path's */
+    bool resume;           /* an instruction waits for the embedder's answer */
+    bool asking, declined; /* a handler may be asked in its middle; it did not want the exit */
     /* That instruction, as the callout had it; NULL: to be fetched again. In the code cache, so
      * only valid while that has not been flushed. */
     const struct tr_insn *again;
@@ -266,6 +268,9 @@ void mon_vm_wrote(struct mon_vcpu *v, uint64_t gpa, unsigned len);
 void mon_log(struct mon_vcpu *v, unsigned category, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 bool mon_log_on(const struct mon_vcpu *v, unsigned category);
+/* The exit in v->run happens in the middle of an instruction: whether the embedder's handler has
+ * answered it, and the answer is in v->replay. */
+bool mon_vcpu_answers(struct mon_vcpu *v);
 /* step_branch.c: CS, SS and CPL after SYSCALL (0) and SYSRET to 64-bit code (3); nobody is told. */
 void mon_syscall_segments(struct mon_vcpu *v, unsigned cpl);
 /* view_stale.c: what a TLB would drop. Called after the state has changed. */
@@ -383,6 +388,8 @@ static inline void mon_seg_flat(struct novt_segment *seg, uint32_t selector, uin
 /* mode.c: seg[seg] has just changed, visibly or hidden; sets mode_changed where translations depend
  * on it. Called after the change. */
 void mon_seg_changed(struct mon_vcpu *v, unsigned seg);
+/* The same for CS; alike: what code it holds is as before, but for its privilege. */
+void mon_cs_changed(struct mon_vcpu *v, bool alike);
 /* Data with a limit of 4 GiB. */
 bool mon_seg_is_data4g(const struct novt_segment *seg);
 

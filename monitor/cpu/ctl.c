@@ -343,6 +343,6 @@ void mon_flags_write(struct mon_vcpu *v, uint64_t value, unsigned opsize, bool f
         value = (value & ~(uint64_t)RT_VIF) | (value & RT_IF ? RT_VIF : 0);
     }
     v->cpu->rflags = ((old & ~mask) | (value & mask) | 2) & ~(uint64_t)(from_iret ? 0 : RT_RF);
-    if ((v->cpu->rflags ^ old) & (RT_TF | RT_AC))
+    if ((v->cpu->rflags ^ old) & (RT_TF | RT_AC | RT_IOPL))
         v->mode_changed = true;
 }

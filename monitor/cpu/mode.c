@@ -164,12 +164,25 @@ void mon_mode_follow(struct mon_vcpu *v)
         cpu->segbase[NOVT_GS] = (uint32_t)cpu->base64[1];
         v->msr.kernel_gs_base = cpu->kernel_gs;
     }
-    mon_known_follow(v);
+    uint64_t moved;
+    __builtin_memcpy(&moved, cpu->seg_moved, sizeof(moved));
+    if (moved)
+        mon_known_follow(v);
+}
+
+/* A page whose fault's handler has returned. */
+static void refill(struct mon_vcpu *v)
+{
+    if (v->refill && v->cpu->cpl == v->refill_cpl &&
+        (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
+        v->refill = false;
+        mon_view_prefill(v, v->refill_gla, v->refill_write);
+    }
 }
 
 void mon_mode_update(struct mon_vcpu *v)
 {
-    v->mode_changed = false;
+    v->mode_changed = v->cpl_changed = false;
     v->arrived = NULL;
     v->cpu->sides_ok = 0;
     mon_known_update(v);
@@ -179,13 +192,26 @@ void mon_mode_update(struct mon_vcpu *v)
     v->key = mode_key(v, v->cpu->cpl);
     mon_view_select(v, v->key);
     prepare_sides(v);
-    if (v->refill && v->cpu->cpl == v->refill_cpl &&
-        (v->refill_cpl || v->cpu->rip == v->refill_rip)) {
-        v->refill = false;
-        mon_view_prefill(v, v->refill_gla, v->refill_write);
-    }
+    refill(v);
 }
 
+/* To the other side, as a system call in the cache does it. AC and IOPL may make a key that is not
+ * the side's. */
+void mon_mode_switch(struct mon_vcpu *v)
+{
+    unsigned side = v->cpu->cpl == 3;
+
+    if (v->slow || !v->cpu->sides_ok || (v->cpu->cpl && !side) ||
+        (v->cpu->rflags & (RT_AC | RT_IOPL))) {
+        mon_mode_update(v);
+        return;
+    }
+    v->cpl_changed = false;
+    v->arrived = NULL;
+    v->key = v->side_key[side];
+    mon_view_take_side(v, side);
+    refill(v);
+}
 /* The handler will most likely make the page present and go back to the access: then it is filled
  * in on the way, which saves a second host fault. */
 void mon_mode_page_fault(struct mon_vcpu *v)
@@ -199,7 +225,7 @@ void mon_mode_page_fault(struct mon_vcpu *v)
     v->refill_gla = v->exc.cr2;
 }
 
-void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
+static void show_segment(struct mon_vcpu *v, unsigned seg)
 {
     const struct novt_segment *s = &v->seg[seg];
     struct rt_cpu *cpu = v->cpu;
@@ -207,9 +233,25 @@ void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
     cpu->segbase[seg] = (uint32_t)s->base;
     cpu->selector[seg] = s->selector;
     cpu->segptr[seg] = mon_seg_is_data4g(s) ? &cpu->segbase[seg] : (uint32_t *)RT_NO_SEGMENT;
+}
+
+void mon_cs_changed(struct mon_vcpu *v, bool alike)
+{
+    show_segment(v, NOVT_CS);
+    if (!alike)
+        v->mode_changed = true;
+    else if (v->refill)
+        v->cpl_changed = true; /* so that refill() is asked */
+}
+
+/* Of DS, ES and SS 64-bit code's key says nothing. */
+void mon_seg_changed(struct mon_vcpu *v, unsigned seg)
+{
+    show_segment(v, seg);
     if (seg == NOVT_FS || seg == NOVT_GS)
         return;
-    if (seg == NOVT_CS || seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS)))
+    if (seg == NOVT_CS ||
+        (!(v->key & TR_K_LONG) && seg_key(v) != (v->key & (TR_K_DS | TR_K_ES | TR_K_SS))))
         v->mode_changed = true;
 }
 

@@ -346,6 +346,12 @@ static inline bool replayed(struct mon_vcpu *v, uint64_t *answer)
     return true;
 }
 
+/* The same after a question to the handler. */
+static inline bool answered(struct mon_vcpu *v, uint64_t *answer)
+{
+    return mon_vcpu_answers(v) && replayed(v, answer);
+}
+
 static void mmio_exit(struct mon_vcpu *v, uint64_t gpa, const void *data, unsigned size, bool write)
 {
     v->run.exit_reason = NOVT_EXIT_MMIO;
@@ -370,7 +376,8 @@ static enum mon_rc mmio(struct mon_vcpu *v, uint64_t gpa, uint8_t *data, unsigne
             if (v->replay.cursor >= MON_REPLAY_MAX)
                 return replay_overflow(v);
             mmio_exit(v, gpa, data, size, write);
-            return MON_EXIT;
+            if (!answered(v, &answer))
+                return MON_EXIT;
         }
         if (!write)
             copy_bytes(data, &answer, size);
@@ -627,40 +634,52 @@ enum mon_rc mon_lin_check(struct mon_vcpu *v, uint64_t gla, unsigned len, unsign
 
 /* ---- Ports ---- */
 
-enum mon_rc mon_port(struct mon_vcpu *v, uint16_t port, unsigned size, bool write, uint32_t *data)
+static void port_exit(struct mon_vcpu *v, uint16_t port, unsigned size, bool write, uint32_t data)
 {
-    uint32_t mask = size == 4 ? 0xffffffffu : (1u << size * 8) - 1;
-    uint64_t answer;
-    if (replayed(v, &answer)) {
-        if (!write)
-            *data = (uint32_t)answer & mask;
-        return MON_OK;
-    }
-    if (v->replay.cursor >= MON_REPLAY_MAX)
-        return replay_overflow(v);
     v->run.exit_reason = NOVT_EXIT_IO;
     v->run.io.port = port;
     v->run.io.size = (uint8_t)size;
     v->run.io.write = write;
-    v->run.io.data = write ? *data & mask : mask;
-    return MON_EXIT;
+    v->run.io.data = data;
+}
+
+enum mon_rc mon_port(struct mon_vcpu *v, uint16_t port, unsigned size, bool write, uint32_t *data)
+{
+    uint32_t mask = size == 4 ? 0xffffffffu : (1u << size * 8) - 1;
+    uint64_t answer;
+    if (!replayed(v, &answer)) {
+        if (v->replay.cursor >= MON_REPLAY_MAX)
+            return replay_overflow(v);
+        port_exit(v, port, size, write, write ? *data & mask : mask);
+        if (!answered(v, &answer))
+            return MON_EXIT;
+    }
+    if (!write)
+        *data = (uint32_t)answer & mask;
+    return MON_OK;
 }
 
 /* ---- MSRs that are the embedder's ---- */
 
-enum mon_rc mon_msr_exit(struct mon_vcpu *v, uint32_t index, bool write, uint64_t *value)
+static void msr_exit(struct mon_vcpu *v, uint32_t index, bool write, uint64_t value)
 {
-    uint64_t answer;
-    if (replayed(v, &answer)) {
-        if (v->replay.refused)
-            return mon_raise_error(v, MON_GP, 0);
-        if (!write)
-            *value = answer;
-        return MON_OK;
-    }
     v->run.exit_reason = write ? NOVT_EXIT_WRMSR : NOVT_EXIT_RDMSR;
     v->run.msr.index = index;
     v->run.msr.error = 0;
-    v->run.msr.data = write ? *value : 0;
-    return MON_EXIT;
+    v->run.msr.data = value;
+}
+
+enum mon_rc mon_msr_exit(struct mon_vcpu *v, uint32_t index, bool write, uint64_t *value)
+{
+    uint64_t answer;
+    if (!replayed(v, &answer)) {
+        msr_exit(v, index, write, write ? *value : 0);
+        if (!answered(v, &answer))
+            return MON_EXIT;
+    }
+    if (v->replay.refused)
+        return mon_raise_error(v, MON_GP, 0);
+    if (!write)
+        *value = answer;
+    return MON_OK;
 }

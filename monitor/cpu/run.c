@@ -384,13 +384,20 @@ static enum mon_rc slow_step(struct mon_vcpu *v)
     rt_fpu_park(v->cpu);
     v->replay.cursor = 0;
     v->again = NULL;
-    return finish(v, mon_step(v));
+    v->asking = true;
+    enum mon_rc rc = mon_step(v);
+    v->asking = false;
+    return finish(v, rc);
 }
 
 static enum mon_rc execute(struct mon_vcpu *v, const struct tr_insn *insn)
 {
-    enum mon_rc rc = finish(v, mon_execute(v, insn));
+    enum mon_rc rc;
 
+    v->asking = true;
+    rc = mon_execute(v, insn);
+    v->asking = false;
+    rc = finish(v, rc);
     v->again = v->resume ? insn : NULL;
     v->again_flushes = flushes(v);
     return rc;
@@ -405,24 +412,6 @@ static enum mon_rc callout(struct mon_vcpu *v, const struct tr_insn *insn)
     return execute(v, insn);
 }
 
-/* The embedder has answered the last IO, MMIO or MSR exit. */
-static void take_answer(struct mon_vcpu *v)
-{
-    struct novt_run *run = &v->run;
-    uint64_t data = 0;
-
-    if (run->exit_reason == NOVT_EXIT_IO) {
-        data = run->io.data;
-    } else if (run->exit_reason == NOVT_EXIT_MMIO) {
-        __builtin_memcpy(&data, run->mmio.data, 8);
-    } else {
-        data = run->msr.data;
-        v->replay.refused = run->msr.error;
-    }
-    RT_ASSERT(v->replay.done < MON_REPLAY_MAX);
-    v->replay.data[v->replay.done++] = data;
-}
-
 /* Completes what the embedder has been asked for. */
 static enum mon_rc go_on(struct mon_vcpu *v)
 {
@@ -430,7 +419,7 @@ static enum mon_rc go_on(struct mon_vcpu *v)
     if (!v->resume)
         return MON_OK;
     v->resume = false;
-    take_answer(v);
+    mon_vcpu_take_answer(v);
     return v->again && v->again_flushes == flushes(v) ? execute(v, v->again) : slow_step(v);
 }
 
@@ -730,6 +719,8 @@ static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
             continue;
         if (v->mode_changed)
             mon_mode_update(v);
+        else if (v->cpl_changed)
+            mon_mode_switch(v);
         if (!v->host_failure)
             rc = v->slow || shadow_matters(v) ? slow_step(v) : run_translated(v);
     }
@@ -740,9 +731,10 @@ int mon_run(struct mon_vcpu *v)
     mon_mode_rebind(v);
     v->mode_changed = true;
     v->host_failure = NULL;
+    v->declined = false;
     do
         run_to_exit(v, go_on(v));
-    while (!v->host_failure && mon_vcpu_handled(v));
+    while (!v->host_failure && !v->declined && mon_vcpu_handled(v));
     rt_fpu_park(v->cpu);
     return v->host_failure ? NOVT_E_NOMEM : NOVT_OK;
 }

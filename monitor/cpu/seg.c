@@ -260,13 +260,15 @@ enum mon_rc mon_seg_ltr(struct mon_vcpu *v, uint16_t selector)
 void mon_cs_set(struct mon_vcpu *v, uint16_t selector, const struct novt_segment *seg, unsigned cpl)
 {
     struct novt_segment *cs = &v->seg[NOVT_CS];
+    bool alike = cs->base == seg->base && cs->limit == seg->limit &&
+                 !((cs->attr ^ seg->attr) & (MON_ATTR_L | MON_ATTR_DB));
     if (v->cpu->cpl != cpl) {
         v->cpu->cpl = (uint8_t)cpl;
-        v->mode_changed = true;
+        v->cpl_changed = true;
     }
     *cs = *seg;
     cs->selector = (uint16_t)((selector & ~3u) | cpl);
-    mon_seg_changed(v, NOVT_CS);
+    mon_cs_changed(v, alike);
 }
 
 /* ---- LAR, LSL, VERR, VERW (SDM 2, tables at LAR and LSL) ---- */

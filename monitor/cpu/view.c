@@ -280,6 +280,16 @@ void mon_view_took_side(struct mon_vcpu *v, unsigned side)
     v->table = side ? set->current->table : set->super_table;
 }
 
+void mon_view_take_side(struct mon_vcpu *v, unsigned side)
+{
+    struct rt_cpu *cpu = v->cpu;
+
+    cpu->window = cpu->side[side].window;
+    for (unsigned i = 0; i < 4; i++)
+        cpu->class_delta[i] = cpu->side[side].class_delta[i];
+    mon_view_took_side(v, side);
+}
+
 /* ---- questions about addresses ---- */
 
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)

@@ -75,6 +75,8 @@ void mon_view_select(struct mon_vcpu *v, uint32_t key);
 void mon_view_sides(struct mon_vcpu *v, const uint32_t key[2]);
 /* Translated code has changed to that side (0 or 1) by itself. */
 void mon_view_took_side(struct mon_vcpu *v, unsigned side);
+/* The same, when it has not yet. */
+void mon_view_take_side(struct mon_vcpu *v, unsigned side);
 /* The linear address behind a host address in one of the current space's windows. */
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
 /* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
@@ -123,11 +125,15 @@ void mon_vcpu_poke(struct mon_vcpu *v);
 void mon_vm_take_written(struct mon_vm *vm);
 /* Whether the embedder's handler has dealt with the exit. */
 bool mon_vcpu_handled(struct mon_vcpu *v);
+/* The embedder has answered the last IO, MMIO or MSR exit. */
+void mon_vcpu_take_answer(struct mon_vcpu *v);
 
 /* ---- mode.c ---- */
 
 /* What v->mode_changed asks for: key, address space, jump table, or v->slow. */
 void mon_mode_update(struct mon_vcpu *v);
+/* What v->cpl_changed asks for. */
+void mon_mode_switch(struct mon_vcpu *v);
 /* Catches up with what translated code did by itself. Also in signal context. */
 void mon_mode_follow(struct mon_vcpu *v);
 /* rt_cpu has moved to another address (the thread's, or back). */

@@ -411,6 +411,29 @@ static void what_stays(void)
     sysenter_end();
 }
 
+/* The handler changes IOPL: CLI, STI and POPF of the program mean something else then. */
+static void changed_iopl(void)
+{
+    const struct snip *handler = CODE("pushfd; xor dword ptr [esp], 0x3000; popfd; inc esi; sti; "
+                                      "sysexit"),
+                      *program = CODE(CALLS "pushfd; pop ebx; mov eax, ebx; and eax, ~0x200; "
+                                            "push eax; popfd; pushfd; pop ebp; push ebx; popfd; "
+                                            "test bh, 0x30; jz 3f; cli; nop; sti; nop; 3: dec edi; "
+                                            "jnz 1b");
+    outb(0x21, 0xff);
+    outb(0xa1, 0xff);
+    sysenter_to(handler->start);
+    for (uint32_t n = 1; n < 24; n++) {
+        IN(.cs = UCODE, .edi = n, .eflags = IF);
+        go(program);
+        EQ(out.vector, DONE);
+        EQ(out.esi, n);
+        EQ(out.ebx & (IOPL3 | IF), n & 1 ? IOPL3 | IF : IF);
+        EQ(out.ebp & (IOPL3 | IF), n & 1 ? IOPL3 : IF);
+    }
+    sysenter_end();
+}
+
 /* The handler changes the page tables behind the program. */
 static void changed_pages(void)
 {
@@ -486,6 +509,7 @@ void guest_main(void)
         return;
     GROUP(changed_msrs);
     GROUP(what_stays);
+    GROUP(changed_iopl);
     GROUP(changed_pages);
     GROUP(stepped);
 }

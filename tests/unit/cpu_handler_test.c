@@ -29,6 +29,8 @@ static bool answer(void *opaque, struct novt_run *run)
     return true;
 }
 
+static const uint32_t ways[] = {0, NOVT_HANDLER_KEEPS_STATE};
+
 static void start(const void *code, size_t len, novt_exit_handler *handler, void *opaque,
                   uint32_t flags)
 {
@@ -43,12 +45,14 @@ Test(cpu_handler, answers_without_an_exit)
     static const uint8_t code[] = {0xb9, 100, 0, 0, 0, 0xe4, 0x80, 0xe2, 0xfc, 0xf4};
     uint8_t value = 0x5a;
 
-    start(code, sizeof(code), answer, &value, 0);
-    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
-    cr_assert_eq(calls, 100);
-    cr_assert_eq(rip_seen, GUEST_CODE + 5, "the state is that before the instruction");
-    cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, value);
-    engine_guest_destroy(&g);
+    for (unsigned n = 0; n < 2; n++) {
+        start(code, sizeof(code), answer, &value, ways[n]);
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(calls, 100);
+        cr_assert_eq(rip_seen, GUEST_CODE + 5, "the state is that before the instruction");
+        cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, value);
+        engine_guest_destroy(&g);
+    }
 }
 
 Test(cpu_handler, answers_device_memory)
@@ -57,11 +61,13 @@ Test(cpu_handler, answers_device_memory)
     static const uint8_t code[] = {0xb9, 100, 0, 0, 0, 0xa0, 0, 0, 0x20, 0, 0xe2, 0xf9, 0xf4};
     uint8_t value = 0xa5;
 
-    start(code, sizeof(code), answer, &value, 0);
-    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
-    cr_assert_eq(calls, 100);
-    cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, value);
-    engine_guest_destroy(&g);
+    for (unsigned n = 0; n < 2; n++) {
+        start(code, sizeof(code), answer, &value, ways[n]);
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(calls, 100);
+        cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, value);
+        engine_guest_destroy(&g);
+    }
 }
 
 static bool refuse(void *opaque, struct novt_run *run)
@@ -75,13 +81,69 @@ Test(cpu_handler, what_it_refuses_is_an_exit)
 {
     static const uint8_t code[] = {0xe4, 0x80, 0xf4}; /* in al, 0x80; hlt */
 
-    start(code, sizeof(code), refuse, NULL, 0);
-    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_IO);
-    cr_assert_eq(calls, 1);
-    g.run->io.data = 7;
-    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
-    cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, 7);
-    engine_guest_destroy(&g);
+    for (unsigned n = 0; n < 2; n++) {
+        start(code, sizeof(code), refuse, NULL, ways[n]);
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_IO);
+        cr_assert_eq(calls, 1);
+        cr_assert_eq(regs().rip, GUEST_CODE);
+        g.run->io.data = 7;
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(regs().gpr[NOVT_RAX] & 0xff, 7);
+        engine_guest_destroy(&g);
+    }
+}
+
+/* One half of a misaligned access, and the port of REP INS, but not the memory. */
+static bool answer_a_part(void *opaque, struct novt_run *run)
+{
+    (void)opaque;
+    if (run->exit_reason == NOVT_EXIT_IO)
+        run->io.data = 0x40 + calls;
+    else if (run->exit_reason != NOVT_EXIT_MMIO || run->mmio.gpa >= 0x200004)
+        return false;
+    else
+        run->mmio.data[0] = run->mmio.data[1] = 0x11;
+    calls++;
+    return true;
+}
+
+Test(cpu_handler, answers_a_part_of_an_instruction)
+{
+    static const uint8_t load[] = {0xa1, 2, 0, 0x20, 0, 0xf4}; /* mov eax, [0x200002]; hlt */
+
+    for (unsigned n = 0; n < 2; n++) {
+        start(load, sizeof(load), answer_a_part, NULL, ways[n]);
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_MMIO);
+        cr_assert_eq(calls, 1);
+        cr_assert_eq(g.run->mmio.gpa, 0x200004);
+        cr_assert_eq(regs().rip, GUEST_CODE);
+        g.run->mmio.data[0] = g.run->mmio.data[1] = 0x22;
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(calls, 1, "what was answered is not asked again");
+        cr_assert_eq(regs().gpr[NOVT_RAX], 0x22221111);
+        engine_guest_destroy(&g);
+    }
+}
+
+Test(cpu_handler, answers_a_part_of_an_iteration)
+{
+    /* mov edi, 0x200004; mov ecx, 3; mov edx, 0x80; rep insb; hlt */
+    static const uint8_t code[] = {0xbf, 4,    0,    0x20, 0, 0xb9, 3,    0,    0,
+                                   0,    0xba, 0x80, 0,    0, 0,    0xf3, 0x6c, 0xf4};
+
+    for (unsigned n = 0; n < 2; n++) {
+        start(code, sizeof(code), answer_a_part, NULL, ways[n]);
+        for (unsigned i = 0; i < 3; i++) {
+            cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_MMIO);
+            cr_assert_eq(calls, i + 1);
+            cr_assert_eq(g.run->mmio.gpa, 0x200004 + i);
+            cr_assert_eq(g.run->mmio.data[0], 0x40 + i);
+        }
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(calls, 3);
+        cr_assert_eq(regs().gpr[NOVT_RCX], 0);
+        engine_guest_destroy(&g);
+    }
 }
 
 /* As after an exit: the instruction is not completed. */
@@ -182,17 +244,19 @@ Test(cpu_handler, injects_interrupts)
     const uint64_t gate = 0x00008e0000080000 | (GUEST_CODE + 32), flat = 0x00cf9b000000ffff;
     struct novt_sregs s;
 
-    start(code, sizeof(code), inject, NULL, 0);
-    memcpy(g.ram + 0x3000 + 8 * 0x20, &gate, 8);
-    memcpy(g.ram + 0x2000 + 8, &flat, 8);
-    novt_vcpu_get_sregs(g.vcpu, &s);
-    s.idt = (struct novt_dtable){0x3000, 0x7ff};
-    s.gdt = (struct novt_dtable){0x2000, 0xff};
-    cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
-    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
-    cr_assert_eq(calls, 1);
-    cr_assert_eq(regs().gpr[NOVT_RBX] & 0xff, 0x45, "the interrupt handler ran once");
-    engine_guest_destroy(&g);
+    for (unsigned n = 0; n < 2; n++) {
+        start(code, sizeof(code), inject, NULL, ways[n]);
+        memcpy(g.ram + 0x3000 + 8 * 0x20, &gate, 8);
+        memcpy(g.ram + 0x2000 + 8, &flat, 8);
+        novt_vcpu_get_sregs(g.vcpu, &s);
+        s.idt = (struct novt_dtable){0x3000, 0x7ff};
+        s.gdt = (struct novt_dtable){0x2000, 0xff};
+        cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
+        cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT);
+        cr_assert_eq(calls, 1);
+        cr_assert_eq(regs().gpr[NOVT_RBX] & 0xff, 0x45, "the interrupt handler ran once");
+        engine_guest_destroy(&g);
+    }
 }
 
 Test(cpu_handler, flags_are_checked)
@@ -200,6 +264,6 @@ Test(cpu_handler, flags_are_checked)
     static const uint8_t code[] = {0xf4};
 
     start(code, sizeof(code), NULL, NULL, 0);
-    cr_assert_eq(novt_vcpu_set_handler(g.vcpu, refuse, NULL, 2), NOVT_E_INVAL);
+    cr_assert_eq(novt_vcpu_set_handler(g.vcpu, refuse, NULL, 4), NOVT_E_INVAL);
     engine_guest_destroy(&g);
 }
