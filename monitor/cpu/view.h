@@ -45,10 +45,10 @@ enum page_flag {
 struct leaf {
     uint64_t table_gpa; /* the guest's page table; NO_ROOT: made from a large page */
     bool all_global;
-    union {
+    union { /* the entries, as far as there are flags (or table_gpa is NO_ROOT) */
         uint64_t pte64[512];
         uint32_t pte32[1024];
-        uint64_t raw[512];
+        uint64_t words[512];
         struct leaf *next_free;
     };
     uint8_t flags[1024];

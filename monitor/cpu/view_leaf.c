@@ -1,8 +1,8 @@
 /* view_leaf.c - what a view holds: slots, leaves, and how their pages leave the window.
  *
  * A slot stands for one entry of the guest's page directory and holds either a large page (part of
- * a run) or a leaf: a copy of the page table as it was when pages were mapped, with a flag byte for
- * each. Comparing the copy with the guest's table says what a TLB could no longer hold
+ * a run) or a leaf: a flag byte for each page, and of those that are mapped the page table's entry
+ * as it was then. Comparing it with the guest's table says what a TLB could no longer hold
  * (view_stale.c).
  *
  * A page that leaves takes with it what depends on its mapping: the user jump table's entries for
@@ -75,12 +75,7 @@ struct leaf *view_leaf_for(struct mon_vcpu *v, struct view *view, unsigned slot,
     if (!leaf)
         return NULL;
     leaf->table_gpa = table_gpa;
-    const uint64_t *raw = table_gpa == NO_ROOT
-                              ? NULL
-                              : (const uint64_t *)(const void *)mon_vm_ram(v, table_gpa, NULL);
-    for (unsigned i = 0; raw && i < 512; i++)
-        leaf->raw[i] = raw[i];
-    for (unsigned i = 0; !raw && i < view_slot_pages(view); i++) {
+    for (unsigned i = 0; table_gpa == NO_ROOT && i < view_slot_pages(view); i++) {
         if (view->shift == 21)
             leaf->pte64[i] = large_pte + ((uint64_t)i << 12);
         else

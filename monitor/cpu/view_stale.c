@@ -22,27 +22,67 @@
 
 /* ---- comparing ---- */
 
+/* Entries that are looked at together: as many as have their flags in one word. */
+#define GROUP 8
+
+/* The first group from there on that differs, and has flags; count: there is none. words: of 64
+ * bits, in a group. */
+static inline __attribute__((always_inline)) unsigned
+next_difference(const struct leaf *leaf, const uint64_t *is, unsigned group, unsigned count,
+                const unsigned words)
+{
+    const uint64_t *flags = (const uint64_t *)(const void *)leaf->flags, *was = leaf->words;
+
+    for (; group < count; group++) {
+        const uint64_t *a = was + group * words, *b = is + group * words;
+        if (!flags[group])
+            continue;
+        uint64_t differs = (a[0] ^ b[0]) | (a[1] ^ b[1]) | (a[2] ^ b[2]) | (a[3] ^ b[3]);
+        if (words == 8)
+            differs |= (a[4] ^ b[4]) | (a[5] ^ b[5]) | (a[6] ^ b[6]) | (a[7] ^ b[7]);
+        if (differs)
+            break;
+    }
+    return group;
+}
+
+/* Whether a mapping was made from entry i, and from another than there is now. The copy of one that
+ * no mapping was made from becomes what there is now, so that its group is alike the next time. */
+static bool entry_differs(const struct view *view, struct leaf *leaf, const uint8_t *table,
+                          unsigned i)
+{
+    uint64_t is = view->shift == 21 ? ((const uint64_t *)(const void *)table)[i]
+                                    : ((const uint32_t *)(const void *)table)[i];
+
+    if (leaf->flags[i])
+        return view_pte(view, leaf, i) != is;
+    if (view->shift == 21)
+        leaf->pte64[i] = is;
+    else
+        leaf->pte32[i] = (uint32_t)is;
+    return false;
+}
+
+/* A program of 48 MiB has 12,000 entries to look at in each switch to it. */
 static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot)
 {
     struct leaf *leaf = view->leaf[slot];
-    const uint8_t *ram = mon_vm_ram(v, leaf->table_gpa, NULL);
-    const uint64_t *now = (const uint64_t *)(const void *)ram;
+    const uint8_t *table = mon_vm_ram(v, leaf->table_gpa, NULL);
+    const uint64_t *words = (const uint64_t *)(const void *)table;
     uint64_t gla = (uint64_t)slot << view->shift;
-    unsigned per_word = view->shift == 21 ? 1 : 2;
-    unsigned run = 0, run_start = 0;
+    unsigned run = 0, run_start = 0, count = view_slot_pages(view) / GROUP;
 
-    if (!ram) {
+    if (!table) {
         view_drop_slot(v, view, slot);
         return;
     }
-    for (unsigned w = 0; w < 512; w++) {
-        if (leaf->raw[w] == now[w])
-            continue;
-        for (unsigned k = 0; k < per_word; k++) {
-            unsigned i = w * per_word + k;
-            uint64_t was = view_pte(view, leaf, i);
-            uint64_t is = per_word == 1 ? now[w] : (uint32_t)(now[w] >> (32 * k));
-            if (was == is || !leaf->flags[i])
+    for (unsigned group = 0;; group++) {
+        group = view->shift == 21 ? next_difference(leaf, words, group, count, 8)
+                                  : next_difference(leaf, words, group, count, 4);
+        if (group == count)
+            break;
+        for (unsigned i = group * GROUP; i < (group + 1) * GROUP; i++) {
+            if (!entry_differs(view, leaf, table, i))
                 continue;
             if (run && run_start + run == i) {
                 run++;
@@ -56,8 +96,6 @@ static void revalidate_leaf(struct mon_vcpu *v, struct view *view, unsigned slot
     }
     if (run)
         view_unmap(v, view, gla + ((uint64_t)run_start << 12), run);
-    for (unsigned w = 0; w < 512; w++)
-        leaf->raw[w] = now[w];
 }
 
 /* Compares what mappings were made from with the guest's tables now. Without global, leaves that
