@@ -325,10 +325,8 @@ static bool is_frame(const struct tr_insn *insn)
 }
 
 /* Which form a guest operand takes; false: it must be a callout. */
-static bool operand_form(struct tr_block *t, unsigned i, enum form *form)
+static bool operand_form(const struct tr_block *t, const struct tr_insn *insn, enum form *form)
 {
-    const struct tr_insn *insn = &t->insn[i];
-
     *form = FORM_SAME;
     if (!insn->has_mem && !is_moffs(insn))
         return true;
@@ -351,7 +349,7 @@ bool tr_copy(struct tr_block *t, unsigned i)
     const struct tr_insn *insn = &t->insn[i];
     enum form form;
 
-    if (!operand_form(t, i, &form))
+    if (!operand_form(t, insn, &form))
         return false;
     if (form == FORM_R9)
         emit_far_address(t, insn);
@@ -387,7 +385,7 @@ static bool load(struct tr_block *t, unsigned i, unsigned host_reg, bool selecto
     const struct tr_insn *insn = &t->insn[i];
     enum form form;
 
-    if (!operand_form(t, i, &form))
+    if (!operand_form(t, insn, &form))
         return false;
     if (form == FORM_SAME) { /* from a register */
         e1(t, 0x44);
@@ -415,6 +413,46 @@ bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg)
 bool tr_load_selector(struct tr_block *t, unsigned i, unsigned host_reg)
 {
     return load(t, i, host_reg, true);
+}
+
+/* Adds 4 to the displacement of an operand with base esp. False: it does not fit its form. */
+static bool add_word(struct tr_insn *insn)
+{
+    uint8_t *disp = insn->bytes + insn->modrm_at + 2; /* behind the SIB byte */
+
+    insn->disp += 4;
+    if (insn->mod == 0) {
+        if (insn->len > 14)
+            return false;
+        insn->mod = 1;
+        insn->bytes[insn->modrm_at] |= 0x40;
+        *disp = 4;
+        insn->len++;
+    } else if (insn->mod == 1) {
+        if (insn->disp > 127)
+            return false;
+        *disp = (uint8_t)insn->disp;
+    } else {
+        int32_t wide = (int32_t)insn->disp;
+        __builtin_memcpy(disp, &wide, 4);
+    }
+    return true;
+}
+
+bool tr_pop_operand(struct tr_block *t, unsigned i)
+{
+    struct tr_insn insn = t->insn[i];
+    enum form form;
+
+    if ((insn.base == RT_SP && !add_word(&insn)) || !operand_form(t, &insn, &form))
+        return false;
+    if (form == FORM_R9)
+        emit_far_address(t, &insn);
+    e_stack(t, 0x8b, SCRATCH_R8, 0, 4);
+    emit_window_prefixes(t, form);
+    e2(t, 0x44 | form_rex(form), 0x89);
+    emit_modrm(t, &insn, form);
+    return true;
 }
 
 size_t tr_emit_redirected(const struct tr_insn *insn, uint8_t *code, const uint8_t *code_rx,

@@ -242,6 +242,8 @@ void tr_goto(struct tr_block *t, uint64_t pc, bool may_link);
 void tr_table_jump(struct tr_block *t);
 /* copy.c: loads the 32-bit memory (or register) operand of i into host register r8 or above. */
 bool tr_load_operand(struct tr_block *t, unsigned i, unsigned host_reg);
+/* copy.c: the word on the stack to the memory operand of i, as POP does; esp stays. */
+bool tr_pop_operand(struct tr_block *t, unsigned i);
 /* The same for 16 bits, which are zero-extended. */
 bool tr_load_selector(struct tr_block *t, unsigned i, unsigned host_reg);
 

@@ -141,13 +141,24 @@ bool tr_mov_from_sreg(struct tr_block *t, unsigned i)
     return true;
 }
 
+/* POP m: both may fault, and nothing has changed before. The address uses the esp after the pop. */
+static bool pop_memory(struct tr_block *t, unsigned i)
+{
+    if (size_of(&t->insn[i]) != 4 || !tr_pop_operand(t, i))
+        return false;
+    moved(t, 4);
+    return true;
+}
+
 bool tr_pop(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
     unsigned size = size_of(insn);
 
-    if (!stack_is_flat(t) || insn->has_mem)
-        return false; /* POP m: the address uses the esp after the pop, and two faults may come */
+    if (!stack_is_flat(t))
+        return false;
+    if (insn->has_mem)
+        return pop_memory(t, i);
     unsigned reg = insn->has_modrm ? insn->rm : insn->opcode & 7u;
     if (reg == RT_SP && size == 2)
         return false;

@@ -51,7 +51,8 @@ static const char *stub_name(uint64_t address)
                  {"direct32", stubs.direct32},   {"callout32", stubs.callout32},
                  {"pending32", stubs.pending32}, {"miss64", stubs.miss64},
                  {"direct64", stubs.direct64},   {"callout64", stubs.callout64},
-                 {"pending64", stubs.pending64}};
+                 {"pending64", stubs.pending64}, {"sysenter32", stubs.sysenter32},
+                 {"sysexit32", stubs.sysexit32}};
     for (unsigned i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
         if ((uint64_t)names[i].at == address)
             return names[i].name;
@@ -66,11 +67,11 @@ static const char *state_name(int64_t displacement, char *buf, size_t size)
         size_t at, size;
     } fields[] = {
 #define F(field) {#field, offsetof(struct rt_cpu, field), sizeof(((struct rt_cpu *)0)->field)}
-        F(gpr),       F(rip),        F(rflags),   F(hflags),     F(vif),     F(irq_pending),
-        F(cpl),       F(in_cache),   F(host_sp),  F(jump_table), F(window),  F(exit_arg),
-        F(segptr),    F(segbase),    F(selector), F(tsc_offset), F(tsc_aux), F(insns),
-        F(rsp_delta), F(table_mask), F(direct),   F(rsp_undo),   F(base64),  F(host64),
-        F(host_rsp),  F(miss),
+        F(gpr),     F(rip),      F(rflags),    F(hflags),     F(vif),      F(irq_pending),
+        F(cpl),     F(in_cache), F(host_sp),   F(jump_table), F(window),   F(exit_arg),
+        F(segptr),  F(segbase),  F(seg_moved), F(descs),      F(selector), F(tsc_offset),
+        F(tsc_aux), F(insns),    F(rsp_delta), F(table_mask), F(direct),   F(rsp_undo),
+        F(base64),  F(host64),   F(host_rsp),  F(miss),
 #undef F
     };
     int64_t offset = (int32_t)displacement - (int32_t)rt_cpu_offset();
