@@ -206,6 +206,7 @@ struct novt_events {
     bool halted;             /* in HLT */
     bool interrupt_injected; /* novt_vcpu_interrupt() not delivered yet */
     uint8_t interrupt_vector;
+    bool machine_check_pending; /* novt_vcpu_machine_check() not delivered yet */
 };
 
 struct novt_msr {
@@ -327,6 +328,12 @@ NOVT_API int novt_vcpu_interrupt(struct novt_vcpu *vcpu, uint8_t vector);
 
 /* Makes an NMI pending; delivered when NMIs are not blocked. */
 NOVT_API void novt_vcpu_nmi(struct novt_vcpu *vcpu);
+
+/* Makes a machine check pending: #MC, vector 18, before the next instruction, whatever IF and
+ * shadows are. IA32_MCG_STATUS becomes RIPV and MCIP. There are no banks that say what happened
+ * (IA32_MCG_CAP is 0): that is between embedder and guest. While CR4.MCE is clear, or MCIP set from
+ * an earlier one, the vCPU shuts down instead (SDM 3-16.3.1.2). */
+NOVT_API void novt_vcpu_machine_check(struct novt_vcpu *vcpu);
 
 /* Makes a running or the next novt_vcpu_run() return NOVT_EXIT_KICKED soon. Async-signal-safe. */
 NOVT_API void novt_vcpu_kick(struct novt_vcpu *vcpu);

@@ -441,7 +441,8 @@ void novt_vcpu_reset(struct novt_vcpu *vcpu)
     mon_cpu_reset(v);
     v->resume = false;
     v->replay.done = 0;
-    v->halted = v->injected = v->nmi_pending = v->nmi_blocked = v->shadow = false;
+    v->halted = v->injected = v->shadow = false;
+    v->mc_pending = v->nmi_pending = v->nmi_blocked = false;
     mon_view_flush(v, true);
     publish(v);
 }
@@ -588,6 +589,12 @@ void mon_vcpu_poke(struct mon_vcpu *v)
         rt_fault_kick(tid);
 }
 
+void novt_vcpu_machine_check(struct novt_vcpu *vcpu)
+{
+    vcpu->cpu.mc_pending = true;
+    mon_vcpu_poke(&vcpu->cpu);
+}
+
 void novt_vcpu_kick(struct novt_vcpu *vcpu)
 {
     mon_vcpu_poke(&vcpu->cpu);
@@ -683,13 +690,15 @@ void novt_vcpu_get_events(struct novt_vcpu *vcpu, struct novt_events *e)
                               .interrupt_shadow = v->shadow,
                               .halted = v->halted,
                               .interrupt_injected = v->injected,
-                              .interrupt_vector = v->injected_vector};
+                              .interrupt_vector = v->injected_vector,
+                              .machine_check_pending = v->mc_pending};
 }
 
 int novt_vcpu_set_events(struct novt_vcpu *vcpu, const struct novt_events *e)
 {
     struct mon_vcpu *v = &vcpu->cpu;
 
+    v->mc_pending = e->machine_check_pending;
     v->nmi_pending = e->nmi_pending;
     v->nmi_blocked = e->nmi_blocked;
     v->shadow = e->interrupt_shadow;

@@ -185,7 +185,7 @@ struct mon_vcpu {
     /* Events */
     bool shadow;    /* blocking by STI or MOV SS for one instruction */
     bool shadow_ss; /* it was MOV SS/POP SS: #DB traps are held back too */
-    bool halted, nmi_pending, nmi_blocked, injected;
+    bool halted, mc_pending, nmi_pending, nmi_blocked, injected;
     uint8_t injected_vector;
     uint8_t ext;    /* EXT bit of error codes: 1 while an external event is delivered */
     bool kicked;    /* set by novt_vcpu_kick() under run.immediate_exit's rules */
@@ -444,6 +444,8 @@ enum mon_rc mon_software_exception(struct mon_vcpu *v, uint8_t vector, uint64_t 
 /* An external interrupt or NMI through the IDT. MON_FAULT: the delivery faulted, the interrupt is
  * gone and v->exc is to be delivered. */
 enum mon_rc mon_interrupt_deliver(struct mon_vcpu *v, uint8_t vector);
+/* A machine check from outside: #MC, or a shutdown where it cannot be had (SDM 3-16.3.1.2). */
+enum mon_rc mon_machine_check_deliver(struct mon_vcpu *v);
 
 /* ---- ctl.c ---- */
 

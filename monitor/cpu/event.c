@@ -416,13 +416,13 @@ static void text_add_exception(struct text *t, const struct mon_exception *x)
 
 #define HISTORY 8 /* the longest: benign, fault, fault, #DF, fault */
 
-/* The exit for a triple fault: what led to it, oldest first, and where. */
-static enum mon_rc shutdown_exit(struct mon_vcpu *v, const struct mon_exception *history,
-                                 unsigned count)
+/* The exit for a triple fault and the like: what led to it, oldest first, and where. */
+static enum mon_rc shutdown_exit(struct mon_vcpu *v, const char *what,
+                                 const struct mon_exception *history, unsigned count)
 {
     struct text t = {v->run.fail.reason, v->run.fail.reason + sizeof(v->run.fail.reason) - 1};
     v->run.exit_reason = NOVT_EXIT_SHUTDOWN;
-    text_add(&t, "triple fault:");
+    text_add(&t, what);
     for (unsigned i = 0; i < count; i++)
         text_add_exception(&t, &history[i]);
     text_add_hex(&t, " at ", v->seg[NOVT_CS].selector, 4);
@@ -506,7 +506,7 @@ enum mon_rc mon_exception_deliver(struct mon_vcpu *v)
             continue;
         history[count++] = v->exc;
         if (x.vector == MON_DF)
-            return shutdown_exit(v, history, count);
+            return shutdown_exit(v, "triple fault:", history, count);
         if (v->exc.vector == MON_PF)
             v->cr2 = v->exc.cr2; /* the page fault happened, whatever came of it */
         mon_raise_error(v, MON_DF, 0);
@@ -551,4 +551,17 @@ enum mon_rc mon_interrupt_deliver(struct mon_vcpu *v, uint8_t vector)
     if (__builtin_expect(mon_log_on(v, NOVT_LOG_EVENT), 0))
         log_event(v, "interrupt", &e);
     return deliver(v, &e, true);
+}
+
+#define MCG_RIPV 1u
+#define MCG_MCIP 4u
+
+enum mon_rc mon_machine_check_deliver(struct mon_vcpu *v)
+{
+    const struct mon_exception x = {.vector = MON_MC};
+
+    if (!(v->cr4 & MON_CR4_MCE) || v->msr.mcg_status & MCG_MCIP)
+        return shutdown_exit(v, "machine check:", &x, 1);
+    v->msr.mcg_status = MCG_RIPV | MCG_MCIP;
+    return mon_interrupt_deliver(v, MON_MC);
 }

@@ -520,7 +520,8 @@ void mon_cpu_reset(struct mon_vcpu *v)
     reset_segments(v);
     reset_msrs(v);
     reset_vector_state(cpu);
-    v->shadow = v->shadow_ss = v->halted = v->nmi_pending = v->nmi_blocked = v->injected = false;
+    v->shadow = v->shadow_ss = v->halted = v->injected = false;
+    v->mc_pending = v->nmi_pending = v->nmi_blocked = false;
     v->tsc_moved = false;
     v->run.cr8 = 0;
     v->debug_held = 0;

@@ -542,11 +542,21 @@ static enum mon_rc attention(struct mon_vcpu *v)
         mon_count(v, MON_STAT_kicks);
         return leave(v, NOVT_EXIT_KICKED);
     }
+    /* The order is that of table 6-2 in SDM 3; what comes next interrupts the handler at once. */
+    if (v->mc_pending) {
+        v->mc_pending = v->halted = false;
+        v->arrived = NULL;
+        enum mon_rc rc = mon_machine_check_deliver(v);
+        if (rc != MON_OK)
+            return rc;
+    }
     if (v->nmi_pending && !v->nmi_blocked && !v->shadow) {
         v->nmi_pending = v->halted = false;
         v->arrived = NULL;
         v->nmi_blocked = true;
-        return mon_interrupt_deliver(v, MON_NMI);
+        enum mon_rc rc = mon_interrupt_deliver(v, MON_NMI);
+        if (rc != MON_OK)
+            return rc;
     }
     if (v->injected && interruptible(v)) {
         v->injected = v->halted = false;

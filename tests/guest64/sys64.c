@@ -590,6 +590,31 @@ static void local_table(void)
     gdt[FREE >> 3] = gdt[(FREE >> 3) + 1] = gdt[LDT >> 3] = gdt[(LDT >> 3) + 1] = 0;
 }
 
+/* SDM 3-16.3: banks as IA32_MCG_CAP counts them, and none beyond; IA32_MCG_CTL where it says so. */
+static void machine_check_registers(void)
+{
+    uint64_t cap;
+
+    EQ(cpuid(1, 0).edx >> 7 & 1, cpuid(1, 0).edx >> 14 & 1); /* MCE and MCA */
+    if (!(cpuid(1, 0).edx >> 14 & 1))
+        return;
+    cap = rdmsr(0x179);
+    UNLESS_QEMU(MSR) FAULT("mov ecx, 0x179; mov edx, 0; mov eax, 0;" AT "wrmsr", GP, 0);
+    EQ(rdmsr(0x17a), 0);
+    wrmsr(0x17a, 5);
+    EQ(rdmsr(0x17a), 5);
+    wrmsr(0x17a, 0);
+    EQ(rdmsr(0x17a), 0);
+    if (!(cap & 0x100))
+        UNLESS_QEMU(MSR) FAULT("mov ecx, 0x17b;" AT "rdmsr", GP, 0);
+    for (uint32_t bank = 0; bank < (cap & 0xff); bank++)
+        EQ(rdmsr(0x400 + 4 * bank + 1) & 1ull << 63, 0); /* nothing has happened */
+    if (!(cap & 0xff)) {
+        UNLESS_QEMU(MSR) FAULT("mov ecx, 0x400;" AT "rdmsr", GP, 0);
+        UNLESS_QEMU(MSR) FAULT("mov ecx, 0x401; mov edx, 0; mov eax, 0;" AT "wrmsr", GP, 0);
+    }
+}
+
 static void model_specific(void)
 {
     if (pass_cs == UCODE)
@@ -648,5 +673,6 @@ void guest_main(void)
     GROUP(far_transfers);
     GROUP(descriptor_tables);
     GROUP(local_table);
+    GROUP(machine_check_registers);
     GROUP(model_specific);
 }
