@@ -233,6 +233,8 @@ static void end_run(struct mon_vcpu *v, struct view *view, uint64_t start, unsig
         replace(v, view, start);
     else if (run)
         view_unmap(v, view, (uint32_t)start, run);
+    if (run)
+        view_mend(v, view);
 }
 
 /* Runs of pages that the guest has invalidated one by one are unmapped together. */
@@ -250,13 +252,13 @@ static void invlpg_pending(struct mon_vcpu *v)
             continue;
         rebase(v, view);
         unsigned slot = (unsigned)((gla & 0xffffffffu) >> view->shift);
-        const struct leaf *leaf = view->leaf[slot];
         unsigned page = (unsigned)(gla >> 12) & (view_slot_pages(view) - 1);
         bool follows = run && view == run_view && gla == start + ((uint64_t)run << 12) && page;
         if (run && !follows) {
             end_run(v, run_view, start, run);
             run = 0;
         }
+        const struct leaf *leaf = view->leaf[slot]; /* end_run() may have emptied the view */
         if (!leaf || leaf->table_gpa == NO_ROOT || view->pde_gpa[slot] == NO_ROOT ||
             view_read_entry(v, view, view->pde_gpa[slot]) != view->pde[slot]) {
             end_run(v, run_view, start, run);
