@@ -210,9 +210,11 @@ check: all unit $(call suite_targets,$(SUITES_QUICK) $(CHECK_DIFF)) | deps
 	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) $(CHECK_DIFF)
 
 # The long versions: hours.
-soak: all unit tools fetch tests-guest tests-guest64 tests-diff tests-escape | deps
+soak: all unit tools fetch tests-guest tests-guest64 tests-diff tests-escape tests-inject | deps
 	@B=$(B) tests/matrix/run --soak
 	@B=$(B) ESCAPE_COUNT=20000 tests/escape/run --soak
+	@B=$(B) tests/inject/run --soak refused
+	@B=$(B) tests/inject/run --soak 'call sites'
 	@B=$(B) DIFF_COUNT=20000000 tests/diff/run
 
 test: all unit tools fetch $(call suite_targets,$(SUITES_ALL)) | deps
