@@ -59,6 +59,13 @@ static uint64_t ticks_to_ns(uint64_t ticks, uint64_t khz)
     return ticks / khz * NS_PER_MS + ticks % khz * NS_PER_MS / khz;
 }
 
+/* Not memcpy: the guest's vector registers may be live. */
+static void copy(uint8_t *to, const uint8_t *from, unsigned len)
+{
+    for (unsigned i = 0; i < len; i++)
+        to[i] = from[i];
+}
+
 /* False when a byte of [gpa, gpa + len) is not writable RAM: then nothing has been written. */
 static bool put(struct mon_vcpu *v, uint64_t gpa, const void *data, unsigned len)
 {
@@ -71,10 +78,10 @@ static bool put(struct mon_vcpu *v, uint64_t gpa, const void *data, unsigned len
         return false;
     if (!at || !writable[0] || !writable[1])
         return false;
-    __builtin_memcpy(at, data, first);
+    copy(at, data, first);
     mon_vm_wrote(v, gpa, first);
     if (behind) {
-        __builtin_memcpy(behind, (const uint8_t *)data + first, len - first);
+        copy(behind, (const uint8_t *)data + first, len - first);
         mon_vm_wrote(v, gpa + first, len - first);
     }
     return true;

@@ -27,16 +27,14 @@ static step_handler *const handlers[TR_OP_COUNT] = {
 #undef OP
 };
 
-/* Handlers that look at vector state, or reach code outside the engine, which uses its registers.
- * All others leave it live: a callout costs no XSAVE. */
+/* Handlers that look at vector state, or call memcpy() or the like. All others leave it live, those
+ * too that map and unmap: the engine is compiled for general registers, and of the C library they
+ * reach nothing but system calls. A callout costs no XSAVE. */
 static const bool parks[TR_OP_COUNT] = {
-    [TR_OP_copy] = true,   [TR_OP_wait] = true,      [TR_OP_maskmov] = true,
-    [TR_OP_fxsave] = true, [TR_OP_fxrstor] = true,   [TR_OP_xsave] = true,
-    [TR_OP_xsavec] = true, [TR_OP_xsaveopt] = true,  [TR_OP_xsaves] = true,
-    [TR_OP_xrstor] = true, [TR_OP_xrstors] = true,   [TR_OP_fnstenv] = true,
-    [TR_OP_fnsave] = true, [TR_OP_fldenv] = true,    [TR_OP_frstor] = true,
-    [TR_OP_xgetbv] = true, [TR_OP_mov_to_cr] = true, [TR_OP_lmsw] = true,
-    [TR_OP_invlpg] = true, [TR_OP_invpcid] = true,   [TR_OP_wrmsr] = true,
+    [TR_OP_copy] = true,    [TR_OP_wait] = true,   [TR_OP_maskmov] = true, [TR_OP_fxsave] = true,
+    [TR_OP_fxrstor] = true, [TR_OP_xsave] = true,  [TR_OP_xsavec] = true,  [TR_OP_xsaveopt] = true,
+    [TR_OP_xsaves] = true,  [TR_OP_xrstor] = true, [TR_OP_xrstors] = true, [TR_OP_fnstenv] = true,
+    [TR_OP_fnsave] = true,  [TR_OP_fldenv] = true, [TR_OP_frstor] = true,  [TR_OP_xgetbv] = true,
 };
 
 /* ---- memory operands ---- */

@@ -406,6 +406,45 @@ static void avx(void)
     write_cr4(0);
 }
 
+/* What maps and unmaps, and what changes control state, between instructions of one loop. */
+static void avx_kept_by_system_instructions(void)
+{
+    enum { LIN = 0x40000000 };
+    if (!(one.ecx >> 28 & 1))
+        return;
+    frames_reset();
+    uint32_t *two = frame_new(), *one_frame;
+    do {
+        one_frame = two;
+        two = frame_new();
+    } while ((addr(one_frame) ^ addr(two)) != 0x1000);
+    uint32_t *pd = pd_new(P | W | U);
+    pd_map(pd, LIN, addr(one_frame), P | W | A | DIRTY);
+    one_frame[0] = 3, two[0] = 5;
+    paging_on(pd, CR4_OSFXSR | CR4_OSXSAVE);
+    xsetbv(7);
+    pattern(area[0], 256, rep);
+    memset(area[1], 0, 256);
+    IN(.esi = addr(area[0]), .edi = addr(area[1]), .ecx = 40, .ebx = addr(pd_entry(pd, LIN)));
+    OK("vmovups ymm0, [esi]; vmovups ymm1, [esi + 32]; vmovups ymm2, [esi + 64]; vmovups ymm3, "
+       "[esi + 96]; vmovups ymm4, [esi + 128]; vmovups ymm5, [esi + 160]; vmovups ymm6, [esi + "
+       "192]; vmovups ymm7, [esi + 224]; "
+       "1: xor dword ptr [ebx], 0x1000; invlpg [0x40000000]; add ebp, [0x40000000]; "
+       "xor dword ptr [ebx], 0x1000; mov eax, cr3; mov cr3, eax; add ebp, [0x40000000]; "
+       "mov eax, cr0; xor eax, 0x10000; mov cr0, eax; mov eax, cr4; xor eax, 0x80; mov cr4, eax; "
+       "push ecx; mov ecx, 0x175; xor edx, edx; wrmsr; mov ecx, 0x277; rdmsr; wrmsr; pop ecx; "
+       "loop 1b; "
+       "vmovups [edi], ymm0; vmovups [edi + 32], ymm1; vmovups [edi + 64], ymm2; vmovups [edi "
+       "+ 96], ymm3; vmovups [edi + 128], ymm4; "
+       "vmovups [edi + 160], ymm5; vmovups [edi + 192], ymm6; vmovups [edi + 224], ymm7");
+    EQ(out.ebp, 40 * 8);
+    EQ(differences(area[0], area[1], 256), 0);
+    wrmsr(0x175, 0);
+    xsetbv(1);
+    paging_off();
+    write_cr4(0);
+}
+
 static void avx512(void)
 {
     if (!(one.ecx >> 28 & 1) || !(cpuid(7, 0).ebx >> 16 & 1))
@@ -495,6 +534,7 @@ void guest_main(void)
     GROUP(lazy_switch);
     GROUP(xsave_sizes);
     GROUP(avx);
+    GROUP(avx_kept_by_system_instructions);
     GROUP(avx512);
     UNLESS_QEMU(FPU) GROUP(faults);
 }
