@@ -615,6 +615,8 @@ static enum mon_rc check_stop(struct mon_vcpu *v, enum rt_exit reason)
         v->exc = exc;
     } else if ((unsigned)before > y->done) {
         return y->ending == TOO_MUCH ? skip(y) : check_end(v);
+    } else if (raised && y->ending == TOO_MUCH) { /* what the trial did not begin */
+        return skip(y);
     } else if (raised && (y->ending != AT_FAULT ||
                           !same_exception(&y->exc, &exc, cr2_slack(y->plan, y->done)))) {
         return differs(v, "the exception that they raise");

@@ -139,6 +139,37 @@ struct bad_row {
     char reason[32];
 };
 
+/* More than a trial may write: REP STOS that faults at its first element. */
+Test(verify, a_fault_where_the_trial_gave_up_is_let_through, .fini = teardown, .timeout = 20)
+{
+    /* mov edi, 0x200000; mov ecx, 0x1800000; rep stosd; hlt ... the handler: hlt */
+    static const uint8_t code[48] = {0xbf, 0,    0, 0x20, 0,    0xb9, 0,
+                                     0,    0x80, 1, 0xf3, 0xab, 0xf4, [32] = 0xf4};
+    const uint64_t gate = 0x00008e0000080000 | (GUEST_CODE + 32), flat = 0x00cf9b000000ffff;
+    uint32_t *directory, *table;
+    struct novt_sregs s;
+    struct novt_regs r;
+
+    create(code, sizeof(code));
+    memcpy(g.ram + 0x3000 + 8 * MON_PF, &gate, 8);
+    memcpy(g.ram + 0x2000 + 8, &flat, 8);
+    directory = (uint32_t *)(void *)(g.ram + 0x10000);
+    table = (uint32_t *)(void *)(g.ram + 0x11000);
+    directory[0] = 0x11000 | MON_PTE_P | MON_PTE_W;
+    for (uint32_t i = 0; i < 256; i++)
+        table[i] = i << 12 | MON_PTE_P | MON_PTE_W;
+    novt_vcpu_get_sregs(g.vcpu, &s);
+    s.idt = (struct novt_dtable){0x3000, 0x7ff};
+    s.gdt = (struct novt_dtable){0x2000, 0xff};
+    s.cr3 = 0x10000;
+    s.cr0 |= MON_CR0_PG;
+    cr_assert_eq(novt_vcpu_set_sregs(g.vcpu, &s), 0);
+    cr_assert_eq(engine_guest_run(&g), NOVT_EXIT_HLT, "%s", g.log);
+    novt_vcpu_get_regs(g.vcpu, &r);
+    cr_assert_eq(r.rip, GUEST_CODE + 33);
+    cr_assert_eq(r.gpr[NOVT_RCX], 0x1800000);
+}
+
 ParameterizedTestParameters(verify, planted_defects_are_found)
 {
     static struct bad_row rows[] = {
