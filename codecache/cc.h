@@ -63,8 +63,9 @@ struct cc_block {
     bool movable : 1,
         collided : 1; /* has relocations; checks entries as those that have collided */
     bool wide : 1;    /* 64-bit code: other register conventions (vcpu.h) */
+    bool loops : 1;   /* its own branches back lead behind its front */
     uint8_t nmap;     /* rows */
-    uint8_t loop;     /* bytes from the direct entry to where the block's own branches back lead */
+    uint8_t front;    /* 64-bit code: bytes of checks at the direct entry */
     uint16_t nrelocs;
     uint32_t map; /* its first row in the arena; the relocations follow its rows */
     uint32_t hash_next;
@@ -88,6 +89,7 @@ struct cc_site {
     uint32_t target;    /* the linked block, or CC_NONE */
     uint32_t next_in;   /* next in the target's links_in */
     int32_t to;         /* where it leads: distance from the block's pc */
+    uint32_t known;     /* 64-bit code: what is known of registers there, for cc.skip() */
 };
 
 /* A constant in a block's host code that follows from where the block is (move.c). */
@@ -178,11 +180,13 @@ struct cc {
     void **miss_table;       /* every entry leads to the miss stub */
     int table_fd, places_fd; /* what new ones are private copies of */
     uint8_t *miss_stub;      /* what a jump table's empty entries hold */
+    /* How many bytes of the code at a direct entry find out what is known already; NULL: none. */
+    unsigned (*skip)(const uint8_t *entry, uint32_t known);
     /* By cc_mark(); reserved, mostly never touched. */
     uint8_t *collided; /* pcs of blocks that share a table slot */
     uint8_t *seen;     /* physical addresses of instructions: enum cc_seen */
     uint8_t *entered;  /* physical addresses of code that jump tables lead to */
-    uint8_t *loops;    /* physical addresses of loops: how often checks in front failed in vain */
+    uint8_t *fronts;   /* physical addresses of blocks: how often checks in front failed in vain */
     bool has_devices;
     struct cc_device devices[CC_DEVICES];
     uint64_t flushes, invalidated, linked, unlinked;
@@ -364,13 +368,13 @@ static inline bool cc_entered(const struct cc *cc, uint64_t gpa)
 /* The instruction at gpa, in block b, accesses memory of another class than its code was made for:
  * drops the block and remembers the class. */
 void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class);
-/* A check in front of b's loop has failed, and not for want of a window: after a few times drops b,
- * and the loop is not to have such checks. */
-#define CC_LOOP_TRIES 3
-void cc_loop_failed(struct cc *cc, struct cc_block *b);
-static inline bool cc_loop_suits(const struct cc *cc, uint64_t gpa)
+/* A check in b's front has failed, and neither for want of a window nor for a wrong class: after a
+ * few times drops b, which is not to have such checks. */
+#define CC_FRONT_TRIES 3
+void cc_front_failed(struct cc *cc, struct cc_block *b);
+static inline bool cc_front_suits(const struct cc *cc, uint64_t gpa)
 {
-    return cc->loops[cc_mark(gpa)] < CC_LOOP_TRIES;
+    return cc->fronts[cc_mark(gpa)] < CC_FRONT_TRIES;
 }
 static inline uint8_t *cc_seen(struct cc *cc, uint64_t gpa)
 {

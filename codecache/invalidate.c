@@ -113,9 +113,9 @@ void cc_see(struct cc *cc, struct cc_block *b, uint64_t gpa, unsigned class)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }
 
-void cc_loop_failed(struct cc *cc, struct cc_block *b)
+void cc_front_failed(struct cc *cc, struct cc_block *b)
 {
-    if (++cc->loops[cc_mark(b->gpa)] >= CC_LOOP_TRIES)
+    if (++cc->fronts[cc_mark(b->gpa)] >= CC_FRONT_TRIES)
         cc_drop(cc, b);
 }
 

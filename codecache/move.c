@@ -130,6 +130,7 @@ static void copy_sites(const struct cc *cc, const struct cc_block *from, const s
         const struct cc_site *site = &cc->sites[from->first_site + i];
         sites[i] = (struct cc_site){.to = site->to,
                                     .far = site->far,
+                                    .known = site->known,
                                     .jump = (site->jump + m->host) & INT32_MAX,
                                     .block = index};
         set32(code + (site->jump - from->host),

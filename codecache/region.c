@@ -86,13 +86,13 @@ static int reserve_arenas(struct cc *cc)
     cc->collided = rt_os_reserve(CC_MARKS);
     cc->seen = rt_os_reserve(CC_MARKS);
     cc->entered = rt_os_reserve(CC_MARKS);
-    cc->loops = rt_os_reserve(CC_MARKS);
+    cc->fronts = rt_os_reserve(CC_MARKS);
     cc->places = rt_os_reserve(CC_MAX_PLACES * sizeof(*cc->places));
     cc->place_hash = rt_os_reserve(CC_PLACE_HASH * sizeof(*cc->place_hash));
     cc->nblocks = cc->nsites = cc->nplaces = 1;
     return cc->blocks && cc->sites && cc->maps && cc->hash && cc->pages && cc->code_2m &&
-                   cc->last && cc->collided && cc->seen && cc->entered && cc->loops && cc->places &&
-                   cc->place_hash
+                   cc->last && cc->collided && cc->seen && cc->entered && cc->fronts &&
+                   cc->places && cc->place_hash
                ? 0
                : -ENOMEM;
 }
@@ -125,7 +125,7 @@ void cc_destroy(struct cc *cc)
     rt_os_release(cc->collided, CC_MARKS);
     rt_os_release(cc->seen, CC_MARKS);
     rt_os_release(cc->entered, CC_MARKS);
-    rt_os_release(cc->loops, CC_MARKS);
+    rt_os_release(cc->fronts, CC_MARKS);
     rt_os_release(cc->places, CC_MAX_PLACES * sizeof(*cc->places));
     rt_os_release(cc->place_hash, CC_PLACE_HASH * sizeof(*cc->place_hash));
     cc_table_free(cc->miss_table);

@@ -25,6 +25,7 @@ struct tr_tail {
     uint8_t *field; /* rel32 to fill in (writable view) */
     uint64_t pc;    /* where the guest goes */
     uint16_t insn;  /* index of the instruction */
+    uint32_t known; /* 64-bit code: l_known() of the branch */
 };
 
 /* base + index * scale, index -1: none; its slot is at home in a class */
@@ -39,6 +40,7 @@ struct tr_long {
     struct tr_sum r10;    /* what is in r10; base -1: nothing of the kind */
     int8_t r11;           /* the class whose delta is in r11, or -1 */
     uint16_t checked;     /* registers whose slot is known to be at home in their class */
+    uint16_t touched;     /* registers through which memory has been accessed since the entry */
     uint8_t class_of[16]; /* what class each register's value is taken for */
     struct tr_loop {      /* long_loop.c */
         unsigned end;     /* the instruction behind the last branch back; 0: there is none */

@@ -153,15 +153,25 @@ bool l_sysret(struct tr_block *t, unsigned i);
 void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs);
 void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs);
 
+/* long_front.c: behind the entry of a block that is no loop; what is known at this point, for
+ * cc_site.known; cc.skip(). */
+void l_front(struct tr_block *t);
+uint32_t l_known(const struct tr_block *t);
+unsigned l_skip(const uint8_t *entry, uint32_t known);
+/* Whether insn certainly accesses memory by its ModRM operand. */
+bool l_always_accesses(const struct tr_insn *insn);
+
 /* long_loop.c: behind the entry; in front of branch i (false: callout); whether instruction i's
  * base, or sum of base and index, was checked in front of the loop. */
-void l_loop_begin(struct tr_block *t);
+bool l_loop_begin(struct tr_block *t);
 bool l_loop_back(struct tr_block *t, unsigned i);
 bool l_loop_has(const struct tr_block *t, unsigned i, unsigned class);
 
 /* What translate.c needs in 64-bit code. */
 void l_begin(struct tr_block *t);
 void l_after(struct tr_block *t, const struct tr_insn *insn);
+/* These registers have other values: what was known of them is not so any more. */
+void l_forget(struct tr_block *t, uint16_t registers);
 void l_entry(struct tr_block *t, bool collided);
 void l_goto(struct tr_block *t, uint64_t pc, bool may_link);
 void l_leave_to(struct tr_block *t, uint64_t pc, const uint8_t *stub);

@@ -230,6 +230,7 @@ bool l_loop(struct tr_block *t, unsigned i)
     e2(t, insn->opcode, 2);
     e2(t, 0xeb, 0);
     field = t->p;
+    l_forget(t, insn->regs_written); /* LOOP counts in rcx */
     l_goto(t, target_of(t, i), true);
     field[-1] = (uint8_t)(t->p - field);
     return true;

@@ -3,7 +3,7 @@
  * A block that branches back to its own start is a loop. A pointer that only constants are added to
  * there, and through which every turn accesses memory, cannot leave the windows of its class
  * unnoticed: they have guards of 4 GiB, which no turn steps over. So it is checked once, in front;
- * branches back lead behind that (cc_block.loop), with the class's delta still in r11.
+ * branches back lead behind that (cc_block.front), with the class's delta still in r11.
  *
  *     direct:  checks, delta into r11        entered from elsewhere
  *     loop:    the instructions, without     entered by the block's own branches
@@ -11,7 +11,7 @@
  * Base registers alone and sums of base and index are hoisted; sums are still added up in the loop.
  * A check in front that fails says nothing about the guest, which might not have come to the
  * access: the slow path goes on, and a loop where that happens again and again is translated
- * without (cc_loop_failed()).
+ * without (cc_front_failed()).
  *
  * In turns with native on a busy machine: matmul_sse 3.3 -> 1.15, sse2_integer 1.57 -> 0.97, the
  * means of fp 1.34 -> 1.14 and simd 1.22 -> 0.99. */
@@ -46,7 +46,7 @@ static bool may_not_access(const struct tr_insn *insn)
     }
 }
 
-static bool always_accesses(const struct tr_insn *insn)
+bool l_always_accesses(const struct tr_insn *insn)
 {
     return insn->op == TR_OP_copy && insn->has_mem && !insn->agen_only && !insn->vsib &&
            insn->mem_size && (insn->mem_read || insn->mem_write) && !may_not_access(insn);
@@ -80,7 +80,7 @@ static void hoist(struct tr_block *t, unsigned i, uint16_t unsteady)
     const struct tr_insn *insn = &t->insn[i];
     struct tr_loop *loop = &t->lng.loop;
 
-    if (!always_accesses(insn) || !l_near(insn) || insn->seg == TR_FS || insn->seg == TR_GS ||
+    if (!l_always_accesses(insn) || !l_near(insn) || insn->seg == TR_FS || insn->seg == TR_GS ||
         (unsteady >> insn->base & 1) || (insn->index >= 0 && (unsteady >> insn->index & 1)))
         return;
     unsigned class = l_class_for(t, i, t->lng.class_of[insn->base]);
@@ -122,7 +122,7 @@ static void check_in_front(struct tr_block *t, const struct tr_sum *sum)
     l_check(t, reg, sum->class);
 }
 
-void l_loop_begin(struct tr_block *t)
+bool l_loop_begin(struct tr_block *t)
 {
     struct tr_loop *loop = &t->lng.loop;
     unsigned first = 0;
@@ -136,15 +136,18 @@ void l_loop_begin(struct tr_block *t)
         if (!loop->end)
             loop->end = i + 1;
     }
-    if (!loop->end || !usual || !cc_loop_suits(t->rq->cc, t->rq->gpa))
-        return;
+    if (!loop->end || !usual || !cc_front_suits(t->rq->cc, t->rq->gpa))
+        return false;
     uint16_t moving = unsteady(t);
     for (unsigned i = 0; i < first; i++)
         hoist(t, i, moving);
+    if (loop->nsums)
+        l_class_delta(t, loop->sum[0].class); /* first, as in every front (long_front.c) */
     for (unsigned n = 0; n < loop->nsums; n++)
         check_in_front(t, &loop->sum[n]);
     if (loop->nsums)
         l_class_delta(t, loop->sum[0].class);
+    return loop->nsums;
 }
 
 bool l_loop_back(struct tr_block *t, unsigned i)

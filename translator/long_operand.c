@@ -316,6 +316,7 @@ static struct l_operand near_operand(struct tr_block *t, unsigned i)
             l_check(t, host, class);
         t->lng.class_of[base] = (uint8_t) class;
         t->lng.checked |= (uint16_t)(1u << base);
+        t->lng.touched |= (uint16_t)(l_always_accesses(insn) << base);
         l_class_delta(t, class);
     }
     return (struct l_operand){
@@ -504,6 +505,19 @@ static void guess_loaded(struct tr_block *t, const struct tr_insn *insn)
         t->lng.class_of[insn->reg] = (uint8_t) class;
 }
 
+static void copy_bit(uint16_t *bits, int from, unsigned to)
+{
+    unsigned bit = *bits >> from & 1;
+
+    *bits = (uint16_t)((*bits & ~(1u << to)) | bit << to);
+}
+
+void l_forget(struct tr_block *t, uint16_t registers)
+{
+    t->lng.checked &= (uint16_t)~registers;
+    t->lng.touched &= (uint16_t)~registers;
+}
+
 void l_after(struct tr_block *t, const struct tr_insn *insn)
 {
     unsigned to = 0;
@@ -514,10 +528,10 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
         (insn->regs_written & (1u << t->lng.r10.base | 1u << t->lng.r10.index)))
         t->lng.r10.base = -1;
     if (from >= 0) {
-        bool known = t->lng.checked >> from & 1;
         t->lng.class_of[to] = t->lng.class_of[from];
-        t->lng.checked = (uint16_t)((t->lng.checked & ~(1u << to)) | (unsigned)known << to);
+        copy_bit(&t->lng.checked, from, to);
+        copy_bit(&t->lng.touched, from, to);
     } else if (!l_keeps_near(insn)) {
-        t->lng.checked &= (uint16_t)~insn->regs_written;
+        l_forget(t, insn->regs_written);
     }
 }

@@ -5,9 +5,9 @@
  *
  *   32-bit code   copy.c  branch.c  stack.c  string.c  incache.c  system.c (segment registers,
  *                 SYSENTER, SYSEXIT)
- *   64-bit code   long_operand.c (addresses)  long_loop.c  long_copy.c  long_gather.c  long_flow.c
- *                 (branches, stack, strings, sensitive ones)  long_system.c (SYSCALL, SYSRET,
- * SWAPGS)
+ *   64-bit code   long_operand.c (addresses)  long_front.c (of a block)  long_loop.c  long_copy.c
+ *                 long_gather.c  long_flow.c (branches, stack, strings, sensitive ones)
+ *                 long_system.c (SYSCALL, SYSRET, SWAPGS)
  *
  * emit.h and long.h are what they share, private to the folder. */
 #ifndef NOVT_TRANSLATOR_TR_H
@@ -206,6 +206,8 @@ enum tr_result {
 
 /* Whether the host instruction at hpc is a check of an address, and of which class. */
 bool tr_is_check(const uint8_t *hpc, unsigned *class);
+/* The guest register whose check that is, or -1: it is of a sum, or of a register in memory. */
+int tr_checked_register(const uint8_t *hpc);
 
 /* Whether it is the load in front of an addition to rsp, which stands for no access of the guest's.
  */

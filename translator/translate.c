@@ -110,6 +110,7 @@ void tr_site_add(struct tr_block *t, uint8_t *field, uint64_t pc, bool far)
     tr_patch(t, field, cc->rx + cc_exit_of(cc, cc->nsites + t->nsites));
     t->site[t->nsites++] = (struct cc_site){.to = (int32_t)(pc - t->rq->pc),
                                             .far = far,
+                                            .known = is_long(t) ? l_known(t) : 0,
                                             .jump = (uint32_t)(field - cc->rw) & INT32_MAX};
 }
 
@@ -117,7 +118,11 @@ void tr_tail_add(struct tr_block *t, enum tr_tail_kind kind, uint8_t *field, uin
                  unsigned insn)
 {
     RT_ASSERT(t->ntails < TR_MAX_TAILS);
-    t->tail[t->ntails++] = (struct tr_tail){(uint8_t)kind, field, pc, (uint16_t)insn};
+    t->tail[t->ntails++] = (struct tr_tail){.kind = (uint8_t)kind,
+                                            .field = field,
+                                            .pc = pc,
+                                            .insn = (uint16_t)insn,
+                                            .known = is_long(t) ? l_known(t) : 0};
 }
 
 /* ---- decoding ahead ---- */
@@ -310,10 +315,14 @@ static void go_to(struct tr_block *t, uint64_t pc, bool may_link)
 
 static void emit_tail(struct tr_block *t, struct tr_tail *tail)
 {
+    unsigned nsites = t->nsites;
+
     tr_patch(t, tail->field, tr_rx(t, t->p));
     switch (tail->kind) {
     case TR_TAIL_TABLE:
         go_to(t, tail->pc, true);
+        if (t->nsites > nsites) /* the branch's, not what the end of the block knows */
+            t->site[nsites].known = tail->known;
         break;
     case TR_TAIL_CALLOUT:
         emit_callout(t, tail->insn);
@@ -357,9 +366,13 @@ static void emit_block(struct tr_block *t, struct cc_block *proto)
     if (is_long(t) && !t->rq->linked_only)
         l_entry(t, cc_collided(t->rq->cc, t->rq->pc));
     proto->direct = (uint8_t)(t->p - t->base);
-    if (is_long(t))
-        l_loop_begin(t);
-    proto->loop = (uint8_t)(t->p - t->base - proto->direct);
+    if (is_long(t)) {
+        proto->loops = l_loop_begin(t);
+        if (!proto->loops)
+            l_front(t);
+        RT_ASSERT(t->p - t->base - proto->direct <= UINT8_MAX);
+        proto->front = (uint8_t)(t->p - t->base - proto->direct);
+    }
     memset(t->record, 0, t->ninsns * sizeof(t->record[0]));
     for (unsigned i = 0; i < t->ninsns && !left; i++) {
         if (i == 0 || t->insn[i - 1].cls == TR_BRANCH)
@@ -525,5 +538,6 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
     stubs->sysexit32 = emit_side_stub(cc, stubs, tr_emit_sysexit);
     stubs->syscall64 = emit_side_stub(cc, stubs, l_emit_syscall);
     stubs->sysret64 = emit_side_stub(cc, stubs, l_emit_sysret);
+    cc->skip = l_skip;
     return cc_seal_stubs(cc, stubs->miss);
 }

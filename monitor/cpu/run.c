@@ -468,10 +468,27 @@ static uint64_t touch_operands(struct mon_vcpu *v)
     return address;
 }
 
-/* A check in front of a loop failed. The slots that the loop accesses get windows, if they have
- * none; if that does not mend it, which may be because the guest does not come to the access, the
- * loop is in time translated again. */
-static void after_loop_check(struct mon_vcpu *v, struct cc_block *b)
+/* The instruction at gpa in block b was made for memory of v->check_class and accesses another.
+ * False: that is not it. */
+static bool after_wrong_class(struct mon_vcpu *v, struct cc_block *b, uint64_t gpa,
+                              uint64_t address)
+{
+    struct cc *cc = &v->vm->cc;
+    bool at_home = mon_view_at_home(v, address);
+    struct mon_walk walk;
+
+    if (!mon_walk_peek(v, address, &walk) || (tr_class(address) == v->check_class && at_home))
+        return false;
+    cc_see(cc, b, gpa, at_home ? tr_class(address) : v->check_class);
+    if (*cc_seen(cc, gpa) == CC_SEEN_MIXED)
+        mon_count(v, MON_STAT_sites_mixed);
+    return true;
+}
+
+/* A check in front of a block failed. The slots that the block accesses get windows, if they have
+ * none. If that does not mend it, a guess was wrong, or the guest does not come to the access; then
+ * the block is in time translated again. */
+static void after_front_check(struct mon_vcpu *v, struct cc_block *b)
 {
     struct tr_insn insn;
 
@@ -480,8 +497,19 @@ static void after_loop_check(struct mon_vcpu *v, struct cc_block *b)
         if (insn.has_mem && insn.base != 16)
             mon_view_touch(v, operand_address(v, &insn));
     }
-    if (!mon_view_check_holds(v, v->cpu->fault.addr))
-        cc_loop_failed(&v->vm->cc, b);
+    if (mon_view_check_holds(v, v->cpu->fault.addr))
+        return;
+    int reg = tr_checked_register(v->cpu->fault.pc);
+    for (unsigned at = 0; at < b->len && decode_at(v, v->cpu->rip + at, &insn); at += insn.len) {
+        uint8_t seen = *cc_seen(&v->vm->cc, b->gpa + at);
+        if (!insn.has_mem || insn.base != reg || insn.index >= 0 ||
+            (seen != CC_SEEN_NOTHING && seen != CC_SEEN_CLASS0 + v->check_class))
+            continue;
+        if (after_wrong_class(v, b, b->gpa + at, operand_address(v, &insn)))
+            return;
+        break;
+    }
+    cc_front_failed(&v->vm->cc, b);
 }
 
 /* The check in front of an access failed. Its slot gets a window, if it has none; if the guess of
@@ -490,20 +518,16 @@ static void after_check(struct mon_vcpu *v)
 {
     struct cc *cc = &v->vm->cc;
     struct cc_block *b = cc_find(cc, v->cpu->fault.pc);
-    struct mon_walk walk, code;
+    struct mon_walk code;
     uint64_t address;
 
-    if (b && v->cpu->fault.pc < cc->rx + b->host + b->direct + b->loop) {
-        after_loop_check(v, b);
+    if (b && v->cpu->fault.pc < cc->rx + b->host + b->direct + b->front) {
+        after_front_check(v, b);
         return;
     }
     address = touch_operands(v);
-    if (!b || !mon_walk_peek(v, address, &walk) || !mon_walk_peek(v, v->cpu->rip, &code) ||
-        (tr_class(address) == v->check_class && mon_view_at_home(v, address)))
-        return;
-    cc_see(cc, b, code.gpa, mon_view_at_home(v, address) ? tr_class(address) : v->check_class);
-    if (*cc_seen(cc, code.gpa) == CC_SEEN_MIXED)
-        mon_count(v, MON_STAT_sites_mixed);
+    if (b && mon_walk_peek(v, v->cpu->rip, &code))
+        after_wrong_class(v, b, code.gpa, address);
 }
 
 /* A link leads to a page that the address space is not known to have. */

@@ -227,6 +227,18 @@ static const struct cc_site *site_of(const struct control *c, const uint8_t *tar
     return NULL;
 }
 
+/* The site whose branch is looked at, or NULL. */
+static const struct cc_site *site_here(const struct control *c)
+{
+    uint32_t field = c->block->host + c->at + c->zi.length - 4;
+
+    for (uint32_t i = 0; i < c->block->nsites; i++) {
+        if (c->cc->sites[c->block->first_site + i].jump == field)
+            return &c->cc->sites[c->block->first_site + i];
+    }
+    return NULL;
+}
+
 /* Whether target is a stub that may be jumped to from this block, and whether it leads to C. */
 static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
 {
@@ -244,18 +256,35 @@ static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
            target == s->syscall64 || target == s->sysret64;
 }
 
-static bool is_block_entry(const struct control *c, const uint8_t *target)
+static bool is_block_entry(const struct control *c, const uint8_t *target, unsigned skipped)
 {
     const struct cc_block *b = cc_find(c->cc, target);
     return b && b->valid && b->wide == c->block->wide && b->key == c->block->key &&
-           target == c->cc->rx + b->host + b->direct;
+           target == c->cc->rx + b->host + b->direct + skipped;
+}
+
+/* Bytes that a linked site's branch may skip of the code at its target. */
+static unsigned skipped_by(const struct control *c, const struct cc_site *site)
+{
+    const struct cc_block *to;
+
+    if (!site || site->target == CC_NONE)
+        return 0;
+    to = &c->cc->blocks[site->target];
+    if (to->loops && to == c->block)
+        return to->front;
+    return c->cc->skip ? c->cc->skip(c->cc->rx + to->host + to->direct, site->known) : 0;
 }
 
 static void check_relative(struct walk *w, int64_t displacement, bool conditional)
 {
     struct control *c = w->c;
     const uint8_t *target = c->code + c->at + c->zi.length + displacement;
+    const struct cc_site *site = site_here(c);
     bool to_c;
+
+    if (site && c->block->wide)
+        control_known(c, &w->now, site->known);
 
     if (target >= c->code && target < c->code + w->end) {
         struct control_state taken = w->now;
@@ -264,12 +293,11 @@ static void check_relative(struct walk *w, int64_t displacement, bool conditiona
         c->inside++;
         send_to(w, (unsigned)(target - c->code), &taken);
     } else if ((!conditional || site_of(c, target)) && is_stub(c, target, &to_c)) {
-        const struct cc_site *site = site_of(c, target);
         c->to_stub++;
         leave(w, to_c);
-        if (site && !site->to && c->block->loop)
+        if (site && !site->to && c->block->loops)
             control_loop_back(c, &w->now);
-    } else if (is_block_entry(c, target)) {
+    } else if (is_block_entry(c, target, skipped_by(c, site))) {
         c->to_block++;
         leave(w, false);
     } else {
@@ -378,7 +406,7 @@ static void walk_from(struct control *c, struct walk *w, unsigned from, bool ind
         receive(w);
         if (!w->now.live)
             control_say(c, "nothing leads here");
-        if (!indirect && c->block->loop && c->at == c->block->direct + c->block->loop)
+        if (!indirect && c->block->loops && c->at == c->block->direct + c->block->front)
             control_loop_begin(c, &w->now);
         c->insns++;
         step(w);

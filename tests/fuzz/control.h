@@ -114,6 +114,8 @@ void control_step64(struct control *c, struct control_state *s);
 /* The state of a branch that leaves the block; to C: to where rsp is looked up again. */
 void control_exit64(struct control *c, const struct control_state *s, bool to_c);
 void control_jrcxz64(struct control_state *s); /* where rcx is zero */
+void control_known(struct control *c, const struct control_state *s, uint32_t known);
+bool control_touched(const struct control_state *s, uint32_t value);
 /* In front of the loop's first instruction, and at a branch back to it. */
 void control_loop_begin(struct control *c, struct control_state *s);
 void control_loop_back(struct control *c, const struct control_state *s);

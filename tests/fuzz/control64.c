@@ -161,6 +161,24 @@ static bool sum_is_proved(const struct control_state *s, const struct control_va
     return false;
 }
 
+/* What a branch says it leaves known (translator/long_front.c) is so: the delta in r11, and
+ * registers that were checked for its class and through which this block accessed memory. */
+void control_known(struct control *c, const struct control_state *s, uint32_t known)
+{
+    const struct control_value *delta = &s->reg[11];
+
+    if (!known)
+        return;
+    if (known >> 18 != 1 || delta->kind != CONTROL_CLASS || delta->small != (known >> 16 & 3))
+        control_say(c, "a branch says that it knows of a delta");
+    for (unsigned i = 0; i < 16; i++) {
+        if (known >> i & 1 &&
+            (i == RT_SP || (i >= 9 && i <= 11) || !sum_is_proved(s, &s->reg[i], delta, 0) ||
+             !control_touched(s, s->reg[i].value)))
+            control_say(c, "a branch says that it knows of a register");
+    }
+}
+
 static bool may_be_masked(const struct control *c)
 {
     return c->zi.avx.mask.mode > ZYDIS_MASK_MODE_DISABLED ||
@@ -178,7 +196,8 @@ static bool window_sum(struct control *c, struct control_state *s, const ZydisDe
     if (base > 15 || index > 15 || o->mem.scale > 1 ||
         !sum_is_proved(s, &s->reg[base], &s->reg[index], o->mem.disp.value))
         return false;
-    if (s->reg[index].kind == CONTROL_CLASS && c->block->loop && !may_be_masked(c) &&
+    if (s->reg[index].kind == CONTROL_CLASS && !may_be_masked(c) &&
+        !control_touched(s, s->reg[base].value) &&
         s->ntouched < sizeof(s->touched) / sizeof(s->touched[0]))
         s->touched[s->ntouched++] = s->reg[base].value;
     if (s->reg[index].kind == CONTROL_CLASS)

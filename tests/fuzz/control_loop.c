@@ -42,7 +42,7 @@ static bool is_kept(const struct control *c, const struct control_state *now, ui
     return place_keeps(&c->front, now, value);
 }
 
-static bool is_touched(const struct control_state *now, uint32_t value)
+bool control_touched(const struct control_state *now, uint32_t value)
 {
     for (unsigned i = 0; i < now->ntouched; i++) {
         if (now->touched[i] == value)
@@ -65,7 +65,7 @@ void control_loop_back(struct control *c, const struct control_state *s)
     for (unsigned i = 0; i < c->front.nchecked; i++) {
         if (!is_kept(c, s, c->front.checked[i].of))
             control_say(c, "what was checked in front of the loop is not there any more");
-        else if (!is_touched(s, c->front.checked[i].of))
+        else if (!control_touched(s, c->front.checked[i].of))
             control_say(c, "a turn of the loop that does not access what was checked in front");
     }
     if (delta->kind == CONTROL_CLASS &&

@@ -220,7 +220,7 @@ static void translate_and_scan(const uint8_t *head, const uint8_t *code, size_t 
     struct cc_block *b = translate(&request);
     if (b) {
         fuzz_counts.translated++;
-        fuzz_counts.loops += b->loop != 0;
+        fuzz_counts.loops += b->loops;
         control_scan(&fuzz_counts.control, b);
         if (head[0] & 16)
             move(b, head[7]);

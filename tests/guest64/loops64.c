@@ -84,25 +84,34 @@ static void walk(const struct form *f, uint64_t at, uint64_t base, uint64_t turn
         CHECK(data[(q - base) / 8], turns - i, "stored", n);
 }
 
-#define FORMS                                                                                     \
-    {                                                                                             \
-        {CODE("1: add rax, [rsi + 16]; add rsi, 8; dec rcx; jnz 1b"), RSI, 0, 8, false},          \
-            {CODE("1: add rax, [r10 + 16]; lea r10, [r10 - 8]; dec rcx; jnz 1b"), R10, 0, -8,     \
-             false},                                                                              \
-            {CODE("1: add rax, [rbx + rdx * 8 + 16]; inc rdx; dec rcx; jnz 1b"), RBX, RDX, 1,     \
-             false},                                                                              \
-            {CODE("1: add rax, [r9 + r11 * 8 + 16]; sub r11, 3; dec rcx; jnz 1b"), R9, R11, -3,   \
-             false},                                                                              \
-            {CODE("1: mov [rdi + 16], rcx; add rdi, 24; dec rcx; jnz 1b"), RDI, 0, 24, true},     \
-            {CODE("1: mov [r8 + rbp * 8 + 16], rcx; dec rbp; dec rcx; je 2f; jmp 1b; 2:"), R8,    \
-             RBP, -1, true},                                                                      \
-            {CODE("1: add rax, [rsi + 16]; sub rsi, 120; dec rcx; jnz 1b"), RSI, 0, -120, false}, \
+#define FORMS                                                                                   \
+    {                                                                                           \
+        {CODE("1: add rax, [rsi + 16]; add rsi, 8; dec rcx; jnz 1b"), RSI, 0, 8, false},        \
+            {CODE("1: add rax, [r10 + 16]; lea r10, [r10 - 8]; dec rcx; jnz 1b"), R10, 0, -8,   \
+             false},                                                                            \
+            {CODE("1: add rax, [rbx + rdx * 8 + 16]; inc rdx; dec rcx; jnz 1b"), RBX, RDX, 1,   \
+             false},                                                                            \
+            {CODE("1: add rax, [r9 + r11 * 8 + 16]; sub r11, 3; dec rcx; jnz 1b"), R9, R11, -3, \
+             false},                                                                            \
+            {CODE("1: mov [rdi + 16], rcx; add rdi, 24; dec rcx; jnz 1b"), RDI, 0, 24, true},   \
+            {CODE("1: mov [r8 + rbp * 8 + 16], rcx; dec rbp; dec rcx; je 2f; jmp 1b; 2:"), R8,  \
+             RBP, -1, true},                                                                    \
+            {CODE("1: add rax, [rsi + 16]; sub rsi, 120; dec rcx; jnz 1b"), RSI, 0, -120,       \
+             false}, /* of several blocks, each with what the one in front of it knows */       \
+            {CODE("1: add rax, [rsi + 16]; jmp 2f; 2: add rsi, 8; dec rcx; jnz 1b"), RSI, 0, 8, \
+             false},                                                                            \
+            {CODE("1: add rax, [rsi + 16]; jmp 2f; 2: lea rbx, [rsi + 8]; jmp 3f;"              \
+                  "3: mov rsi, rbx; dec rcx; je 4f; jmp 1b; 4:"),                               \
+             RSI, 0, 8, false},                                                                 \
+            {CODE("1: mov [rdi + 16], rcx; jmp 2f; 2: add rdi, 4000; prefetcht0 [rdi]; jmp 3f;" \
+                  "3: sub rdi, 3976; prefetchw [rdi]; dec rcx; jnz 1b"),                        \
+             RDI, 0, 24, true},                                                                 \
     }
 
 /* Within a place, over multiples of 4 GiB, and out of it on either side. */
 static void walks(void)
 {
-    static struct form forms[7];
+    static struct form forms[10];
     const struct form here[] = FORMS;
 
     memcpy(forms, here, sizeof(forms));
@@ -201,6 +210,10 @@ static void kinds_of_pointers(void)
         IN(.cs = pass_cs, .rsi = base, .rdi = other, .rcx = 10);
         OK("1: mov rax, [rsi]; add rbx, rax; xchg rsi, rdi; dec rcx; jnz 1b");
         CHECK(out.rbx, data[0] * 10, "exchanged", n);
+        IN(.cs = pass_cs, .rsi = base, .rdi = other, .rbx = other + 4096, .rcx = 10);
+        OK("1: add rax, [rsi]; jmp 2f; 2: add rax, [rdi]; xchg rsi, rbx; jmp 3f;"
+           "3: add rax, [rsi]; dec rcx; jnz 1b");
+        CHECK(out.rax, data[0] * 20 + data[512] * 10, "exchanged in another block", n);
     }
 }
 

@@ -428,6 +428,58 @@ Test(translator_control, a_guard_that_is_left_out_is_missed)
     }
 }
 
+/* ---- what branches know ---- */
+
+static const uint8_t front[] = {
+    0x48, 0x8b, 0x03,             /* mov (%rbx), %rax */
+    0x4c, 0x8b, 0x45, 0x08,       /* mov 8(%rbp), %r8 */
+    0x48, 0x83, 0xc3, 0x10,       /* add $16, %rbx */
+    0x41, 0x0f, 0x18, 0x0c, 0x24, /* prefetcht0 (%r12) */
+    0xeb, 0x10,                   /* jmp: to another block */
+};
+enum { RBX = 1 << 3, RBP = 1 << 5, R12 = 1 << 12, DELTA = 1 << 18 };
+
+/* The class of the code's address: 1. */
+enum { CLASS_1 = 1 << 16, CLASS_2 = 2 << 16 };
+
+Test(translator_control, a_link_leads_behind_what_its_branch_knows)
+{
+    setup();
+    struct cc_block *b = translate(front, sizeof(front), LONG, 0x7f1234567000, 64);
+    const uint8_t *entry = cc.rx + b->host + b->direct;
+
+    cr_expect_eq(b->front, 9 + 2 * 16, "a delta, two checks: %u", b->front);
+    cr_expect_eq(cc.skip(entry, 0), 0);
+    cr_expect_eq(cc.skip(entry, RBX | RBP | CLASS_1), 0, "not without the delta");
+    cr_expect_eq(cc.skip(entry, DELTA | CLASS_1), 9);
+    cr_expect_eq(cc.skip(entry, DELTA | CLASS_1 | RBX), 9 + 16);
+    cr_expect_eq(cc.skip(entry, DELTA | CLASS_1 | RBP), 9, "in the order of the checks");
+    cr_expect_eq(cc.skip(entry, DELTA | CLASS_1 | RBX | RBP), b->front);
+    cr_expect_eq(cc.skip(entry, DELTA | CLASS_2 | RBX | RBP), 0, "another class");
+    cc_destroy(&cc);
+}
+
+/* rbx and rbp; not r12, which was checked but through which nothing was accessed. */
+Test(translator_control, a_branch_that_claims_to_know_more_is_found)
+{
+    setup();
+    struct cc_block *b = translate(front, sizeof(front), LONG, 0x7f1234567000, 64);
+    uint32_t *known = &cc.sites[b->first_site].known;
+
+    cr_expect_eq(*known, DELTA | CLASS_1 | RBX | RBP, "%x", *known);
+    cr_expect(control_scan(&control, b), "%s", said);
+    for (unsigned bit = 0; bit < 20; bit++) {
+        if (*known >> bit & 1)
+            continue;
+        *known ^= 1u << bit;
+        said[0] = 0;
+        cr_expect(!control_scan(&control, b) && strstr(said, "says that it knows"), "bit %u: %s",
+                  bit, said);
+        *known ^= 1u << bit;
+    }
+    cc_destroy(&cc);
+}
+
 /* ---- loops ---- */
 
 static const uint8_t loop[] = {
@@ -446,7 +498,7 @@ Test(translator_control, checks_in_front_of_a_loop_are_guards)
 {
     setup();
     struct cc_block *b = translate(loop, sizeof(loop), LONG, 0x7f1234567000, 64);
-    cr_expect_gt(b->loop, 3 * 16);
+    cr_expect_gt(b->front, 3 * 16);
     unsigned guards = leave_out(b);
     cr_expect_eq(guards, 7, "%u: three checks, a delta", guards);
     cc_destroy(&cc);
@@ -467,7 +519,7 @@ Test(translator_control, a_loop_that_does_not_keep_to_its_checks_is_found)
     setup();
     struct cc_block *b = translate(loop, sizeof(loop), LONG, 0x7f1234567000, 64);
     for (size_t i = 0; i < sizeof(change) / sizeof(change[0]); i++) {
-        uint8_t from[8], to[8], *at = cc.rw + b->host + b->direct + b->loop;
+        uint8_t from[8], to[8], *at = cc.rw + b->host + b->direct + b->front;
         unsigned n = assemble(change[i].from, from);
         assemble(change[i].to, to);
         uint8_t *end = cc.rw + b->host + b->host_len;
@@ -506,7 +558,7 @@ Test(translator_control, what_a_loop_does_not_keep_is_checked_in_it)
         unsigned n = assemble(code[i], bytes);
         bytes[n] = 0xf4;
         struct cc_block *b = translate(bytes, n + 1, LONG, 0x7f1234567000, 64);
-        cr_expect_eq(b->loop, 0, "%s", code[i]);
+        cr_expect_not(b->loops, "%s", code[i]);
         cr_expect(control_scan(&control, b), "%s", said);
     }
     cc_destroy(&cc);
