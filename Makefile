@@ -193,7 +193,7 @@ userland: tools | deps
 # --- Tests -----------------------------------------------------------------------------------
 
 # Sequences of the differential test in make check.
-QUICK_DIFF := 20000
+QUICK_DIFF := 8000
 CHECK_DIFF := diff
 SUITES_QUICK := lint unit golden precise guest
 SUITES_ALL := $(SUITES_QUICK) guest64 diff boundary xsave matrix stress latency boot sandbox inject escape fuzz bench debian
