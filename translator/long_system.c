@@ -54,7 +54,7 @@ static void here(struct tr_block *t, uint8_t *field)
 bool l_swapgs(struct tr_block *t, unsigned i)
 {
     (void)i;
-    if (t->rq->key & TR_K_CPL3)
+    if (!(t->rq->key & TR_K_CPL0))
         return false;
     l_load(t, H10, STATE(kernel_gs));
     l_load(t, H9, BASE(1));
@@ -76,7 +76,7 @@ bool l_syscall(struct tr_block *t, unsigned i)
 
 bool l_sysret(struct tr_block *t, unsigned i)
 {
-    if ((t->rq->key & TR_K_CPL3) || t->insn[i].opsize != 64)
+    if (!(t->rq->key & TR_K_CPL0) || t->insn[i].opsize != 64)
         return false;
     l_const_pc(t, H9, tr_pc_of(t, i), false);
     e_jmp(t, t->rq->stubs->sysret64);

@@ -38,7 +38,7 @@ bool tr_loads_segment(const struct tr_block *t, const struct tr_insn *insn)
 {
     unsigned seg = loaded_segment(insn);
 
-    if (t->rq->key & (TR_K_CPL3 | TR_K_LONG))
+    if (!(t->rq->key & TR_K_CPL0) || (t->rq->key & TR_K_LONG))
         return false;
     if (insn->op == TR_OP_pop_sreg && (insn->opsize != 32 || !(t->rq->key & TR_K_SS)))
         return false;
@@ -193,7 +193,7 @@ bool tr_sysenter(struct tr_block *t, unsigned i)
 
 bool tr_sysexit(struct tr_block *t, unsigned i)
 {
-    return !(t->rq->key & TR_K_CPL3) && leave_to(t, i, t->rq->stubs->sysexit32);
+    return (t->rq->key & TR_K_CPL0) && leave_to(t, i, t->rq->stubs->sysexit32);
 }
 
 /* Goes on if the sides may be used, else to the callout: as long as they may be used, CPL is 0 or

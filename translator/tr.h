@@ -151,6 +151,7 @@ enum tr_key {
     TR_K_AVX512 = 1 << 11,
     TR_K_COUNT = 1 << 12, /* count guest instructions */
     TR_K_LONG = 1 << 13,  /* 64-bit code */
+    TR_K_CPL0 = 1 << 14,
 };
 
 struct cc;

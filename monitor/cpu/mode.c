@@ -60,6 +60,8 @@ static uint32_t mode_key(const struct mon_vcpu *v, unsigned cpl)
 
     if (cpl == 3)
         key |= TR_K_CPL3;
+    if (cpl == 0)
+        key |= TR_K_CPL0;
     if (cpl <= iopl)
         key |= TR_K_IOPL;
     if (mon_code64(v))

@@ -196,7 +196,7 @@ static void translate_and_scan(const uint8_t *head, const uint8_t *code, size_t 
     unsigned back = (head[4] | head[5] << 8) & 4095;
     unsigned offset = back && back <= size ? 4096 - back : 4095 & ~back & 0xff0;
     uint64_t pc = address(wide ? head[6] & 0x7f : head[6] | 0x80) + offset;
-    uint32_t key = (uint32_t)(head[1] | head[2] << 8) & (TR_K_LONG - 1);
+    uint32_t key = (uint32_t)(head[1] | head[2] << 8) & (TR_K_CPL0 | (TR_K_LONG - 1));
     uint64_t gpr[16];
     struct tr_request request = {.cc = &cc,
                                  .stubs = &stubs,

@@ -222,9 +222,10 @@ static uint32_t key_bit(const char *word)
     static const struct {
         const char *name;
         uint32_t bits;
-    } keys[] = {{"cpl3", TR_K_CPL3},   {"iopl", TR_K_IOPL}, {"ds", TR_K_DS},
-                {"es", TR_K_ES},       {"ss", TR_K_SS},     {"tsc", TR_K_TSC},
-                {"count", TR_K_COUNT}, {"long", TR_K_LONG}, {"fpu", FEATURES}};
+    } keys[] = {{"cpl0", TR_K_CPL0}, {"cpl3", TR_K_CPL3},   {"iopl", TR_K_IOPL},
+                {"ds", TR_K_DS},     {"es", TR_K_ES},       {"ss", TR_K_SS},
+                {"tsc", TR_K_TSC},   {"count", TR_K_COUNT}, {"long", TR_K_LONG},
+                {"fpu", FEATURES}};
     for (unsigned i = 0; i < sizeof(keys) / sizeof(keys[0]); i++) {
         if (!strcmp(word, keys[i].name))
             return keys[i].bits;
@@ -244,7 +245,7 @@ static bool parse_head(struct test_case *c, const char *line)
     if (colon)
         *colon = 0;
     snprintf(c->name, sizeof(c->name), "%.*s", (int)strcspn(words, "\n"), words);
-    c->key = FLAT | FEATURES | TR_K_IOPL | TR_K_TSC;
+    c->key = FLAT | FEATURES | TR_K_CPL0 | TR_K_IOPL | TR_K_TSC;
     c->pc = 0x401230;
     c->from = 1;
     char *word = colon ? strtok_r(colon + 3, " \n", &save) : NULL;

@@ -157,6 +157,30 @@ static void system_calls(void)
     EQ(rdmsr(MSR_FMASK), masks[3]);
 }
 
+/* CPL 1 and 2 are supervisors to pages, and no more (SDM 2: CPL must be 0). */
+static void rings_1_and_2(void)
+{
+    syscalls_on(syscall_note, IF);
+    wrmsr(MSR_KERNEL_GS_BASE, 0x1234000);
+    for (uint64_t ring = 1; ring < 3; ring++) {
+        uint16_t code = gdt_set((uint16_t)FREE, 0, 0xfffff, (uint32_t)(0xa9b | ring << 5));
+        uint16_t stack = gdt_set((uint16_t)FREE + 8, 0, 0xfffff, (uint32_t)(0xc93 | ring << 5));
+        IN(.cs = code | ring, .ss = stack | ring, .rcx = 5);
+        OK("mov eax, cs; add rcx, 2; push rcx; pop rbx");
+        EQ(out.rax, in.cs);
+        EQ(out.rbx, 7);
+        FAULT("swapgs", GP, 0);
+        FAULT("sysretq", GP, 0);
+        FAULT("hlt", GP, 0);
+        FAULT("cli", GP, 0);
+        FAULT("mov rax, cr0", GP, 0);
+        FAULT("rdmsr", GP, 0);
+    }
+    EQ(rdmsr(MSR_KERNEL_GS_BASE), 0x1234000);
+    wrmsr(MSR_KERNEL_GS_BASE, 0);
+    syscalls_off();
+}
+
 /* SWAPGS, GS-relative accesses on both sides, and a kernel stack: a loop of system calls. */
 static void system_calls_with_gs(void)
 {
@@ -665,6 +689,7 @@ void guest_main(void)
     struct cpuid vendor = cpuid(0, 0);
     intel = vendor.ebx == 0x756e6547;
     GROUP(system_calls);
+    GROUP(rings_1_and_2);
     GROUP(system_calls_with_gs);
     GROUP(sysenter);
     GROUP(fsgsbase);

@@ -133,7 +133,7 @@ static void scan_with(uint32_t key, unsigned long at_least)
 
 Test(translator_control, flat_code_at_cpl_0_cannot_leave_its_window)
 {
-    scan_with(TR_K_DS | TR_K_ES | TR_K_SS | TR_K_IOPL | TR_K_TSC | FEATURES, 100000);
+    scan_with(TR_K_CPL0 | TR_K_DS | TR_K_ES | TR_K_SS | TR_K_IOPL | TR_K_TSC | FEATURES, 100000);
 }
 
 Test(translator_control, user_code_with_odd_segments_cannot_leave_its_window)
@@ -143,7 +143,7 @@ Test(translator_control, user_code_with_odd_segments_cannot_leave_its_window)
 
 Test(translator_control, long_code_at_cpl_0_cannot_leave_its_windows)
 {
-    scan_with(TR_K_LONG | TR_K_IOPL | TR_K_TSC | TR_K_COUNT | FEATURES, 400000);
+    scan_with(TR_K_CPL0 | TR_K_LONG | TR_K_IOPL | TR_K_TSC | TR_K_COUNT | FEATURES, 400000);
 }
 
 Test(translator_control, long_user_code_cannot_leave_its_windows)
@@ -153,8 +153,8 @@ Test(translator_control, long_user_code_cannot_leave_its_windows)
 
 /* ---- the scan is not to be fooled ---- */
 
-#define LONG (TR_K_LONG | TR_K_IOPL | FEATURES)
-#define FLAT (TR_K_DS | TR_K_ES | TR_K_SS | TR_K_IOPL | FEATURES)
+#define LONG (TR_K_CPL0 | TR_K_LONG | TR_K_IOPL | FEATURES)
+#define FLAT (TR_K_CPL0 | TR_K_DS | TR_K_ES | TR_K_SS | TR_K_IOPL | FEATURES)
 
 /* Host code that no translator may make. $S is the displacement of rt_cpu's gpr[9], $H of host_sp,
  * $T of jump_table, $D of rsp_delta, $C of class_delta, $W of window, $P of a segptr, $L of a
