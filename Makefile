@@ -207,7 +207,7 @@ tests-guest64: guests64
 $(GUESTS) $(GUESTS:.elf=.o) $(GUESTS64) $(GUESTS64:.elf=.o): | deps
 
 check: all unit $(call suite_targets,$(SUITES_QUICK) $(CHECK_DIFF)) | deps
-	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run $(SUITES_QUICK) $(CHECK_DIFF)
+	@B=$(B) DIFF_COUNT=$(QUICK_DIFF) tests/run --together $(SUITES_QUICK) $(CHECK_DIFF)
 
 # The long versions: hours.
 soak: all unit tools fetch tests-guest tests-guest64 tests-diff tests-escape tests-inject | deps
