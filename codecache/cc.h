@@ -319,6 +319,9 @@ static inline uint64_t cc_site_pc(const struct cc *cc, const struct cc_site *sit
 
     return b->wide ? pc : (uint32_t)pc;
 }
+/* Region offset of where the branch at site enters target: behind what it need not find out. */
+uint32_t cc_entry_of(const struct cc *cc, const struct cc_site *site,
+                     const struct cc_block *target);
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target);
 void cc_unlink(struct cc *cc, struct cc_site *site);
 /* Unlinks every site of b: the way out for interrupts. */

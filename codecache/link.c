@@ -55,21 +55,20 @@ static void patch(struct cc *cc, uint32_t field, uint32_t target)
     __atomic_store_n((int32_t *)(void *)(cc->rw + field), rel, __ATOMIC_RELEASE);
 }
 
-/* Bytes of target's front that the branch at site need not go through. */
-static unsigned skipped(const struct cc *cc, const struct cc_site *site,
-                        const struct cc_block *target)
+uint32_t cc_entry_of(const struct cc *cc, const struct cc_site *site, const struct cc_block *target)
 {
+    uint32_t direct = target->host + target->direct;
+
     if (target->loops && target == &cc->blocks[site->block])
-        return target->front;
-    return cc->skip && target->wide ? cc->skip(cc->rx + target->host + target->direct, site->known)
-                                    : 0;
+        return direct + target->front;
+    return direct + (cc->skip && target->wide ? cc->skip(cc->rx + direct, site->known) : 0);
 }
 
 void cc_link(struct cc *cc, struct cc_site *site, struct cc_block *target)
 {
     if (site->target != CC_NONE)
         return;
-    patch(cc, site->jump, target->host + target->direct + skipped(cc, site, target));
+    patch(cc, site->jump, cc_entry_of(cc, site, target));
     site->target = (uint32_t)(target - cc->blocks);
     site->next_in = target->links_in;
     target->links_in = (uint32_t)(site - cc->sites);

@@ -18,9 +18,9 @@ $(ESCAPE)/%.o: tests/escape/%.c $(B)/flags | deps
 $(ESCAPE)/escape: $(ESCAPE_OBJS) $(LIBNOVT_A)
 	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)
 
-$(ESCAPE)/guard.so: tests/escape/guard.c $(B)/flags | deps
+$(ESCAPE)/guard.so: tests/escape/guard.c tests/valgrind/heap.c $(B)/flags | deps
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS_ALL) -std=gnu11 -O2 -g -fPIC $(WARN) -shared -o $@ $<
+	$(CC) $(CPPFLAGS_ALL) -std=gnu11 -O2 -g -fPIC $(WARN) -shared -o $@ $(filter %.c,$^)
 
 $(ESCAPE)/planted: $(ESCAPE)/planted.o $(LIBNOVT_INTERNAL)
 	$(CC) -o $@ $^ $(LDFLAGS_ALL) $(ENGINE_LIBS)

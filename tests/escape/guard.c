@@ -1,14 +1,11 @@
 /* guard.c - a heap of which every block lies between pages that fault: preloaded into tests.
  *
- * Takes the place of the C library's and mimalloc's allocators, the heaps of a VM
- * (monitor/cpu/api.c) included. A block is
+ * Takes the place of the C library's and mimalloc's allocators, the heaps of a VM included
+ * (tests/valgrind/heap.c, linked with it). A block is a page with a record, a page without access,
+ * the pages of the block and of fill, and another page without access. NOVT_GUARD says where it is:
  *
- *   [ record | no access | fill, block, fill | no access ]      each a page but the third, which
- * may be more
- *
- *   NOVT_GUARD=high (as without)  the block ends where the pages end: what is read or written
- * behind it faults NOVT_GUARD=low                it begins where they begin: what is read or
- * written before it faults
+ *   high, as without   at the end of its pages: what is read or written behind it faults
+ *   low                at their beginning: what is read or written before it faults
  *
  * On the other side of the block, and behind a size that its alignment does not divide, there is
  * fill, which is looked at when the block is freed. A freed block's pages are gone: later accesses
@@ -36,17 +33,6 @@ struct record {
     uint8_t *block;
     size_t size, pages; /* pages of fill and block */
 };
-
-/* A VM's heap: its blocks go together. */
-struct heap {
-    void *block[64];
-    unsigned n;
-};
-
-struct heap *mi_heap_new(void);
-void *mi_heap_zalloc(struct heap *heap, size_t size);
-void *mi_heap_zalloc_aligned(struct heap *heap, size_t size, size_t alignment);
-void mi_heap_destroy(struct heap *heap);
 
 __attribute__((noreturn)) static void damaged(const struct record *r, const char *what)
 {
@@ -183,31 +169,4 @@ size_t malloc_usable_size(void *p);
 size_t malloc_usable_size(void *p)
 {
     return p ? record_of(p)->size : 0;
-}
-
-struct heap *mi_heap_new(void)
-{
-    return calloc(1, sizeof(struct heap));
-}
-
-void *mi_heap_zalloc_aligned(struct heap *heap, size_t size, size_t alignment)
-{
-    void *p = heap->n == 64 ? NULL : allocate(size, alignment);
-
-    if (!p)
-        return NULL;
-    heap->block[heap->n++] = p;
-    return memset(p, 0, size);
-}
-
-void *mi_heap_zalloc(struct heap *heap, size_t size)
-{
-    return mi_heap_zalloc_aligned(heap, size, ALIGNMENT);
-}
-
-void mi_heap_destroy(struct heap *heap)
-{
-    while (heap->n)
-        free(heap->block[--heap->n]);
-    free(heap);
 }

@@ -257,24 +257,16 @@ static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
            target == s->syscall64 || target == s->sysret64;
 }
 
-static bool is_block_entry(const struct control *c, const uint8_t *target, unsigned skipped)
+/* site: of the branch that leads there, or NULL. */
+static bool is_block_entry(const struct control *c, const uint8_t *target,
+                           const struct cc_site *site)
 {
     const struct cc_block *b = cc_find(c->cc, target);
-    return b && b->valid && b->wide == c->block->wide && b->key == c->block->key &&
-           target == c->cc->rx + b->host + b->direct + skipped;
-}
 
-/* Bytes that a linked site's branch may skip of the code at its target. */
-static unsigned skipped_by(const struct control *c, const struct cc_site *site)
-{
-    const struct cc_block *to;
-
-    if (!site || site->target == CC_NONE)
-        return 0;
-    to = &c->cc->blocks[site->target];
-    if (to->loops && to == c->block)
-        return to->front;
-    return c->cc->skip ? c->cc->skip(c->cc->rx + to->host + to->direct, site->known) : 0;
+    if (!b || !b->valid || b->wide != c->block->wide || b->key != c->block->key)
+        return false;
+    bool linked = site && site->target == (uint32_t)(b - c->cc->blocks);
+    return target == c->cc->rx + (linked ? cc_entry_of(c->cc, site, b) : b->host + b->direct);
 }
 
 static void check_relative(struct walk *w, int64_t displacement, bool conditional)
@@ -298,7 +290,7 @@ static void check_relative(struct walk *w, int64_t displacement, bool conditiona
         leave(w, to_c);
         if (site && !site->to && c->block->loops)
             control_loop_back(c, &w->now);
-    } else if (is_block_entry(c, target, skipped_by(c, site))) {
+    } else if (is_block_entry(c, target, site)) {
         c->to_block++;
         leave(w, false);
     } else {

@@ -1,4 +1,5 @@
-/* heap.c - mimalloc's heaps by malloc(), preloaded under Valgrind.
+/* heap.c - mimalloc's heaps by malloc(), preloaded under Valgrind, and part of tests/escape's
+ * guard.so.
  *
  * Valgrind takes over malloc() and free() of libmimalloc; a VM's own heap (monitor/cpu/api.c) would
  * stay mimalloc's, whose mi_free() is the same code as free(). Here a heap is a list of blocks, so
