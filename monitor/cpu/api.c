@@ -231,6 +231,10 @@ static void drop_translations(struct mon_vm *vm)
         vm->cc.pages[gfn].code = 0;
     }
     memset(vm->cc.code_2m, 0, (vm->cc.max_gfn / 512 + 1) * sizeof(*vm->cc.code_2m));
+    for (unsigned i = 0; i < MON_MAX_VCPUS; i++) {
+        if (vm->vcpu[i])
+            mon_x87_settle(vm->vcpu[i]);
+    }
     cc_flush(&vm->cc);
     mon_view_drop_code(vm);
     mon_view_drop_all(vm);
@@ -718,7 +722,7 @@ int novt_vcpu_get_xsave(struct novt_vcpu *vcpu, void *area, size_t size)
 {
     if (size < rt_fpu_size())
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area needs %zu bytes", rt_fpu_size());
-    rt_fpu_park(vcpu->cpu.cpu); /* a handler may ask */
+    mon_x87_settle(&vcpu->cpu); /* parks too: a handler may ask */
     memcpy(area, vcpu->cpu.saved.xsave, rt_fpu_size());
     return NOVT_OK;
 }
@@ -736,6 +740,7 @@ int novt_vcpu_set_xsave(struct novt_vcpu *vcpu, const void *area, size_t size)
         return fail(vcpu->cpu.vm, NOVT_E_INVAL, "the XSAVE area's header or MXCSR is not valid");
     rt_fpu_park(vcpu->cpu.cpu);
     memcpy(vcpu->cpu.saved.xsave, area, rt_fpu_size());
+    mon_x87_own(&vcpu->cpu);
     return NOVT_OK;
 }
 

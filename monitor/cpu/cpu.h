@@ -244,8 +244,9 @@ struct mon_cpuid {
     bool local_apic;                         /* NOVT_F_LOCAL_APIC */
     bool has_apic, has_x2apic, has_deadline; /* what the model leaves of it */
     bool has_nx, has_smep, has_smap, has_umip, has_pcid, has_la57, has_1g, has_fsgsbase, has_long;
-    bool intel;          /* the vendor */
-    bool zero_selectors; /* x87 images have no selectors: CPUID.7.EBX[13] */
+    bool intel;           /* the vendor */
+    bool zero_selectors;  /* x87 images have no selectors: CPUID.7.EBX[13] */
+    bool exceptions_data; /* FDP and FOP are of the last unmasked x87 exception: CPUID.7.EBX[6] */
     /* State components as leaf 0Dh has them; size 0: there is none. */
     struct {
         uint16_t size, offset;
@@ -500,8 +501,10 @@ void mon_native_destroy(struct mon_vcpu *v);
  * raised an exception (#DE, #UD, #MF, #XM, #GP(0) for alignment). */
 enum mon_rc mon_native_run(struct mon_vcpu *v, const struct tr_insn *insn);
 uint8_t *mon_native_buffer(struct mon_vcpu *v);
-/* trap.c: the guest's pc (an offset in CS) of the instruction whose translation holds host_pc; 0
- * when host_pc is not in the code cache. */
-uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc);
+/* x87.c: the pointers to the last x87 instruction are the guest's from now on, whatever becomes of
+ * its translation and of windows. Parks the vector state. Not in signal handlers. */
+void mon_x87_settle(struct mon_vcpu *v);
+/* The parked state was loaded: what it has are the guest's. */
+void mon_x87_own(struct mon_vcpu *v);
 
 #endif

@@ -510,6 +510,7 @@ static void summarise(struct mon_cpuid *table)
     table->has_deadline = has(table, "tsc_deadline_timer");
     table->intel = vendor_is_intel();
     table->zero_selectors = has(table, "zero_fcs_fds");
+    table->exceptions_data = has(table, "fdp_excptn_only");
     for (unsigned n = 2; n < 8; n++) {
         const struct mon_cpuid_entry *e = find(table, 0xd, n);
         table->component[n].size = e ? (uint16_t)e->eax : 0;

@@ -141,27 +141,6 @@ static enum mon_rc raise_native_fault(struct mon_vcpu *v)
     }
 }
 
-/* FLDCW, FNSTCW, FNSTSW, FNCLEX, FNINIT and what is NOP beside these. */
-static bool is_x87_control(const struct tr_insn *insn)
-{
-    unsigned modrm = insn->bytes[insn->modrm_at], reg = modrm >> 3 & 7;
-
-    if (!insn->has_mem)
-        return (insn->opcode == 0xdb && reg == 4) || (insn->opcode == 0xdf && modrm == 0xe0);
-    return (insn->opcode == 0xd9 && (reg == 5 || reg == 7)) || (insn->opcode == 0xdd && reg == 7);
-}
-
-/* x87 instructions other than control ones leave their address in FIP (SDM 1-8.1.8). */
-static void note_x87(struct mon_vcpu *v, const struct tr_insn *insn)
-{
-    if (insn->encoding != TR_ENC_LEGACY || insn->map != 0 || (insn->opcode & 0xf8) != 0xd8 ||
-        is_x87_control(insn))
-        return;
-    v->native->x87_pc = v->cpu->rip;
-    if (insn->has_mem)
-        v->native->x87_ea = step_ea(v, insn, v->cpu->rip + insn->len);
-}
-
 enum mon_rc step_native_run(struct mon_vcpu *v, const struct tr_insn *insn, unsigned offset)
 {
     struct mon_native *native = v->native;
@@ -177,7 +156,7 @@ enum mon_rc step_native_run(struct mon_vcpu *v, const struct tr_insn *insn, unsi
     rt_fpu_park(v->cpu);
     if (faulted)
         return raise_native_fault(v);
-    note_x87(v, &slot->insn);
+    step_x87_note(v, &slot->insn);
     return MON_OK;
 }
 

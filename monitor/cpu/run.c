@@ -111,6 +111,7 @@ static void log_block(struct mon_vcpu *v, const struct cc_block *b, const uint8_
 
 static void code_flush(struct mon_vcpu *v)
 {
+    mon_x87_settle(v);
     cc_flush(&v->vm->cc);
     mon_view_drop_code(v->vm);
     mon_count(v, MON_STAT_code_flushes);
@@ -118,6 +119,7 @@ static void code_flush(struct mon_vcpu *v)
 
 static void copies_flush(struct mon_vcpu *v)
 {
+    mon_x87_settle(v);
     cc_flush_copies(&v->vm->cc);
     mon_view_drop_copies(v->vm);
     mon_count(v, MON_STAT_copies_flushes);

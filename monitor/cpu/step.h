@@ -4,6 +4,7 @@
  *   step_copy.c    innocuous instructions: operand in, run natively, operand out
  *   step_vec.c     those that access some elements of their operand only: masks, gathers, scatters
  *   step_fpu.c     images of the vector state: FXSAVE, XSAVE, FNSAVE and their loads
+ *   x87.c          pointers to the last x87 instruction
  *   step_branch.c  near branches and what leads to other privilege levels
  *   step_stack.c   pushes and pops     step_string.c  string instructions, ports
  *   step_seg.c     selectors and descriptor tables
@@ -178,6 +179,12 @@ bool step_condition(uint64_t rflags, unsigned cc);
 /* ---- native execution (native.c) ---- */
 
 #define STEP_BUFFER_SIZE 4096
+/* The last x87 instruction that ran here: what FIP, FDP and FOP stand for; and what the parked
+ * state has as the guest's own (x87.c). */
+struct step_x87 {
+    uint64_t pc, ea, own_fip, own_fdp;
+    uint16_t opcode;
+};
 struct mon_native {
     uint8_t *code_rw, *code_rx;
     struct rt_native_frame *frame; /* the page behind the code */
@@ -185,8 +192,7 @@ struct mon_native {
     struct native_slot *slots;
     uint8_t *undo; /* a copy of parked vector state (step_copy.c) */
     size_t undo_size;
-    /* The last x87 instruction that ran here: what FIP and FDP stand for. */
-    uint64_t x87_pc, x87_ea;
+    struct step_x87 x87;
     uint32_t mxcsr_mask; /* the host's writable bits of MXCSR */
 };
 
@@ -213,6 +219,18 @@ void step_vec_read(struct mon_vcpu *v, unsigned reg, uint8_t *data, unsigned len
 void step_vec_write(struct mon_vcpu *v, unsigned reg, const uint8_t *data, unsigned len);
 uint64_t step_opmask(struct mon_vcpu *v, unsigned reg);
 void step_set_opmask(struct mon_vcpu *v, unsigned reg, uint64_t value);
+
+/* ---- pointers to the last x87 instruction (x87.c) ---- */
+
+struct step_pointers {
+    uint64_t fip, fdp;
+    uint16_t fcs, fds, fop;
+};
+/* The guest's, of the parked state, which has them from now on. */
+struct step_pointers step_x87_pointers(struct mon_vcpu *v);
+void step_x87_set_pointers(struct mon_vcpu *v, const struct step_pointers *p);
+/* insn has run natively. */
+void step_x87_note(struct mon_vcpu *v, const struct tr_insn *insn);
 
 /* ---- partial operands (step_vec.c) ---- */
 

@@ -7,15 +7,13 @@
  *
  * Three things differ from what the CPU would store (SDM 1-8.1, 1-10.5, 1-13):
  *
- *   pointers   FIP is an address in the code cache, FDP one in a window: both become the guest's
+ *   pointers   FIP is an address in the code cache, FDP one in a window: x87.c has the guest's
  *   XCR0       the guest's, a subset of the host's
  *   registers  outside 64-bit mode only the first eight are stored and loaded
  *
  * Initial components are not stored by the host (XSTATE_BV in the parked header), so reading goes
  * through component(). */
 #include "monitor/cpu/step.h"
-
-#include "runtime/native.h"
 
 #include <string.h>
 
@@ -210,75 +208,6 @@ void step_set_opmask(struct mon_vcpu *v, unsigned reg, uint64_t value)
     write_part(v, STEP_OPMASK, reg * 8, (const uint8_t *)&value, 8);
 }
 
-/* ---- pointers to the last x87 instruction ---- */
-
-static bool in_native(const struct mon_vcpu *v, uint64_t host)
-{
-    uint64_t start = (uint64_t)v->native->code_rx;
-    return host >= start && host < start + NATIVE_CODE_SIZE;
-}
-
-static bool in_buffer(const struct mon_vcpu *v, uint64_t host)
-{
-    uint64_t start = (uint64_t)v->native->buffer;
-    return host >= start && host < start + STEP_BUFFER_SIZE;
-}
-
-/* What else does not fit the guest is a host address whose translation is gone. */
-static uint64_t guest_pointer(const struct mon_vcpu *v, uint64_t value)
-{
-    const uint8_t *host = (const uint8_t *)value;
-    if (in_native(v, value) || (host >= v->cpu->code_lo && host < v->cpu->code_hi))
-        return 0;
-    return mon_long(v) || value <= 0xffffffffu ? value : 0;
-}
-
-static uint64_t guest_fip(struct mon_vcpu *v, uint64_t fip)
-{
-    if (in_native(v, fip))
-        return v->native->x87_pc;
-    uint64_t pc = fip ? mon_guest_pc_of_host(v, fip) : 0;
-    return pc ? pc : guest_pointer(v, fip);
-}
-
-static uint64_t guest_fdp(const struct mon_vcpu *v, uint64_t fdp)
-{
-    uint64_t window = (uint64_t)v->cpu->window;
-    if (in_buffer(v, fdp))
-        return v->native->x87_ea;
-    if (window && fdp >= window && fdp - window <= 0xffffffffu)
-        return fdp - window;
-    return guest_pointer(v, fdp);
-}
-
-struct pointers {
-    uint64_t fip, fdp;
-    uint16_t fcs, fds, fop;
-};
-
-static struct pointers pointers_of(struct mon_vcpu *v)
-{
-    const uint8_t *area = area_of(v);
-    struct pointers p = {
-        .fip = guest_fip(v, get64(area + AREA_FIP)),
-        .fdp = guest_fdp(v, get64(area + AREA_FDP)),
-        .fop = get16(area + AREA_FOP) & 0x7ff,
-    };
-    if (mon_vm_cpuid(v)->zero_selectors)
-        return p;
-    p.fcs = p.fip ? v->seg[NOVT_CS].selector : 0;
-    p.fds = p.fdp ? v->seg[NOVT_DS].selector : 0;
-    return p;
-}
-
-static void set_pointers(struct mon_vcpu *v, const struct pointers *p)
-{
-    uint8_t *area = area_of(v);
-    put16(area + AREA_FOP, p->fop & 0x7ff);
-    put64(area + AREA_FIP, p->fip);
-    put64(area + AREA_FDP, p->fdp);
-}
-
 /* ---- the legacy region as FXSAVE has it ---- */
 
 static unsigned registers(const struct tr_insn *i)
@@ -294,7 +223,7 @@ static void x87_to_image(struct mon_vcpu *v, const struct tr_insn *i, uint8_t *i
         initialise_x87(image);
         return;
     }
-    struct pointers p = pointers_of(v);
+    struct step_pointers p = step_x87_pointers(v);
     memcpy(image, area, AREA_FIP);
     image[AREA_FTW + 1] = 0;
     if (i->rex & 8) {
@@ -325,12 +254,12 @@ static void set_control(uint8_t *area, unsigned fcw, unsigned fsw)
 static void x87_from_image(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t *image)
 {
     uint8_t *area = step_component_data(v, STEP_X87);
-    struct pointers p = {.fop = get16(image + AREA_FOP)};
+    struct step_pointers p = {.fop = get16(image + AREA_FOP)};
     p.fip = i->rex & 8 ? get64(image + AREA_FIP) : get32(image + AREA_FIP);
     p.fdp = i->rex & 8 ? get64(image + AREA_FDP) : get32(image + AREA_FDP);
     set_control(area, get16(image + AREA_FCW), get16(image + AREA_FSW));
     area[AREA_FTW] = image[AREA_FTW];
-    set_pointers(v, &p);
+    step_x87_set_pointers(v, &p);
     memcpy(area + AREA_ST, image + AREA_ST, AREA_XMM - AREA_ST);
     for (unsigned n = 0; n < 8; n++) /* registers have 10 bytes */
         memset(area + AREA_ST + n * 16 + 10, 0, 6);
@@ -738,7 +667,7 @@ static unsigned env_size(const struct tr_insn *i)
 static void env_build(struct mon_vcpu *v, const struct tr_insn *i, uint8_t *env)
 {
     const uint8_t *area = step_component_data(v, STEP_X87);
-    struct pointers p = pointers_of(v);
+    struct step_pointers p = step_x87_pointers(v);
     uint32_t field[7] = {get16(area + AREA_FCW), get16(area + AREA_FSW), full_tags(area)};
     bool wide = i->opsize != 16;
 
@@ -769,7 +698,7 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
 {
     uint8_t *area = step_component_data(v, STEP_X87);
     bool wide = i->opsize != 16;
-    struct pointers p = {0};
+    struct step_pointers p = {0};
     uint32_t field[7];
 
     for (unsigned n = 0; n < 7; n++)
@@ -787,7 +716,7 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
     step_x87_set_top(area, field[1] >> 11 & 7);
     set_control(area, field[0] & 0xffff, field[1] & 0xffff);
     area[AREA_FTW] = (uint8_t)short_tags(field[2]);
-    set_pointers(v, &p);
+    step_x87_set_pointers(v, &p);
 }
 
 /* The image's parts: each wraps at the address size by itself, as the CPU's accesses do. */

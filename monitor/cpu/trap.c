@@ -173,11 +173,3 @@ int mon_run_hooks(void)
     rt_unwind_describe_with(mon_describe);
     return rt_fault_install(&hooks, NOVT_KICK_SIGNAL);
 }
-
-uint64_t mon_guest_pc_of_host(struct mon_vcpu *v, uint64_t host_pc)
-{
-    enum cc_recipe recipe;
-    const uint8_t *hpc = (const uint8_t *)host_pc;
-    const struct cc_block *b = cc_find(&v->vm->cc, hpc);
-    return b ? cc_guest_pc(&v->vm->cc, b, hpc, &recipe) : 0;
-}

@@ -219,8 +219,7 @@ static void state_save(const struct mon_vcpu *v, struct state *s, bool vector)
     memcpy(s->gpr, cpu->gpr, sizeof(s->gpr));
     s->rip = cpu->rip;
     s->rflags = cpu->rflags;
-    s->x87_pc = v->native->x87_pc;
-    s->x87_ea = v->native->x87_ea;
+    s->x87 = v->native->x87;
     if (vector)
         memcpy(s->xsave, cpu->xsave, v->verify->xsave_size);
 }
@@ -232,8 +231,7 @@ static void state_load(struct mon_vcpu *v, const struct state *s, bool vector)
     memcpy(cpu->gpr, s->gpr, sizeof(s->gpr));
     cpu->rip = s->rip;
     cpu->rflags = s->rflags;
-    v->native->x87_pc = s->x87_pc;
-    v->native->x87_ea = s->x87_ea;
+    v->native->x87 = s->x87;
     if (vector)
         memcpy(cpu->xsave, s->xsave, v->verify->xsave_size);
 }

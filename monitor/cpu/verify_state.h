@@ -5,6 +5,7 @@
 #ifndef NOVT_MONITOR_CPU_VERIFY_STATE_H
 #define NOVT_MONITOR_CPU_VERIFY_STATE_H
 
+#include "monitor/cpu/step.h"
 #include "monitor/cpu/verify.h"
 
 #define MAX_INSNS 32   /* of a block: repeating a trial stays cheap */
@@ -32,7 +33,7 @@ struct plan {
 /* Architectural state that blocks change, apart from memory. */
 struct state {
     uint64_t gpr[16], rip, rflags;
-    uint64_t x87_pc, x87_ea;
+    struct step_x87 x87;
     uint8_t *xsave; /* valid when the plan has vector instructions */
 };
 

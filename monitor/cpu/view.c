@@ -306,6 +306,19 @@ bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
     return false;
 }
 
+bool mon_view_find(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
+{
+    for (unsigned i = 0; i < VIEW_MAX_VIEWS; i++) {
+        const struct view *view = &v->views->view[i];
+        uint64_t offset = host - (uint64_t)view->window;
+        if (view->space && offset < RT_WINDOW_SIZE) {
+            *gla = view_canonical(view->hi) | offset;
+            return true;
+        }
+    }
+    return false;
+}
+
 bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host)
 {
     const struct space *space = v->views->current;

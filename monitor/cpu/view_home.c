@@ -46,6 +46,8 @@ void view_detach(struct mon_vcpu *v, struct view *view)
     struct space *space = view->space;
     unsigned i = 0;
 
+    if (!v->cpu->in_cache) /* in a fault handler only after the host has failed */
+        mon_x87_settle(v);
     view_empty(v, view);
     while (space->view[i] != view)
         i++;

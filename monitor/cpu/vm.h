@@ -79,6 +79,8 @@ void mon_view_took_side(struct mon_vcpu *v, unsigned side);
 void mon_view_take_side(struct mon_vcpu *v, unsigned side);
 /* The linear address behind a host address in one of the current space's windows. */
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
+/* The same for all windows, the current space's or not. */
+bool mon_view_find(const struct mon_vcpu *v, uint64_t host, uint64_t *gla);
 /* 64-bit code: makes a window for the 4 GiB around gla, if something is mapped there. */
 void mon_view_touch(struct mon_vcpu *v, uint64_t gla);
 /* Whether a host address is among the bytes that check addresses, and whether gla's slot passes. */

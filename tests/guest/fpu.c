@@ -3,8 +3,8 @@
  * State kept over exceptions, interrupts and faults; the images of FNSTENV, FNSAVE, FXSAVE and
  * XSAVE (SDM 1 8.1.10 figures 8-9 to 8-12, 10.5.1, 13.4), with the guest's instruction pointer in
  * them; XSAVE areas and CPUID leaf 0Dh as the guest's XCR0 has it (13.2, 13.3); lazy switching by
- * CR0.TS (SDM 3A 2.5, 13.4). Selectors and data pointers in images are not looked at: CPUID.7.EBX
- * bits 6 and 13 say that processors have given them up. */
+ * CR0.TS (SDM 3A 2.5, 13.4). Selectors in images are not looked at, data pointers only after
+ * unmasked exceptions: CPUID.7.EBX bits 6 and 13 say that processors have given them up. */
 #include "guest.h"
 
 const char guest_name[] = "fpu";
@@ -148,6 +148,48 @@ static void instruction_pointer(void)
         OK("fldenv [esi]; fnstenv [esi + 32]");
         UNLESS_QEMU(FPU) EQ(memory[8 + 3], 0x12345678);
     }
+}
+
+static uint8_t handlers_image[512] __attribute__((aligned(16)));
+static bool save_image(struct frame *frame)
+{
+    if (frame->vector == MF)
+        __asm__ volatile("fxsave %0" : "=m"(handlers_image));
+    return false;
+}
+
+/* The operand's offset and the opcode, at an unmasked exception and in its handler at CPL 0. */
+static void data_pointer(void)
+{
+    gdt_set(FREE, addr(area[0]) - 0x40, 0xfffff, 0xcf2);
+    write_cr0(read_cr0() | CR0_NE);
+    memset(area[0], 0, 64);
+    memory[0] = 0x37b; /* but division by zero */
+    for (uint32_t n = 0; n < 4; n++) {
+        const struct snip *snip[] = {CODE("fninit; fldcw [esi]; fld1; nop;" AT
+                                          "fdiv dword ptr [edi]; nop; fnstenv [esi + 16]; "
+                                          "fxsave [ebx]; fldcw [esi]; nop; fwait"),
+                                     CODE("fninit; fldcw [esi]; fld1;" AT
+                                          "fdiv dword ptr fs:[edi]; fnstenv [esi + 16]; fxsave "
+                                          "[ebx]; fldcw [esi]; fwait")};
+        uint32_t k = n >> 1;
+        IN(.cs = both[n & 1], .esi = addr(memory), .edi = k ? 0x40 : addr(area[0]),
+           .ebx = addr(area[1]), .fs = FREE | 3);
+        trap_hook = save_image;
+        go(snip[k]);
+        EQ(out.vector, MF);
+        CASE(k);
+        EQ(memory[4 + 3], snip[k]->at);
+        EQ(memory[4 + 4] >> 16, 0x037);
+        EQ(memory[4 + 5], in.edi);
+        EQ(word_at(area[1], 8), snip[k]->at);
+        EQ(word_at(area[1], 16), in.edi);
+        EQ(word_at(handlers_image, 8), snip[k]->at);
+        EQ(word_at(handlers_image, 16), in.edi);
+        EQ(word_at(handlers_image, 6) & 0xffff, 0x037);
+        __asm__ volatile("fnclex; fninit");
+    }
+    trap_hook = NULL;
 }
 
 static void mmx(void)
@@ -528,6 +570,7 @@ void guest_main(void)
     GROUP(x87_values);
     GROUP(x87_kept);
     GROUP(instruction_pointer);
+    UNLESS_QEMU(MF) GROUP(data_pointer);
     UNLESS_QEMU(FPU) GROUP(mmx);
     GROUP(sse_kept);
     GROUP(fxsave_format);

@@ -604,6 +604,66 @@ static void states(void)
     }
 }
 
+/* The pointers to the last x87 instruction and its operand, an offset (SDM 1 8.1.8): in an image,
+ * in one that the handler of its exception makes at CPL 0, and when other code has run since. */
+static uint8_t handlers_image[512] __attribute__((aligned(16)));
+static bool save_image(struct frame *frame)
+{
+    if (frame->vector == MF)
+        __asm__ volatile("fxsave64 %0" : "=m"(handlers_image));
+    return false;
+}
+
+static void x87_pointers(void)
+{
+    static uint16_t unmasked USER = 0x37b; /* but division by zero */
+    uint64_t pointers[2];
+
+    fill();
+    memset(source, 0, 8);
+    for (uint32_t k = 0; k < 3; k++) {
+        const struct snip *snips[] = {
+            CODE("fninit; fldcw [rsi]; fld1; nop;" AT
+                 "fdiv dword ptr [rdi]; nop; fnstsw ax; fxsave64 "
+                 "[r8]; fnclex; fninit"),
+            CODE("fninit; fldcw [rsi]; fld1;" AT "fdiv dword ptr fs:[rdi]; fxsave64 [r8]; "
+                 "fnclex; fninit"),
+            CODE("mov ecx, 20; 1: fninit; fldcw [rsi]; fld1;" AT "fdiv dword ptr gs:[rdi + rcx - "
+                 "1]; fxsave64 [r8]; fnclex; fninit; loop 1b")};
+        IN(.cs = pass_cs, .rsi = HERE(&unmasked), .rdi = k ? 0x40 : HERE(source), .r8 = HERE(save),
+           .fs_base = HERE(source) - 0x40, .gs_base = HERE(source) - 0x40);
+        OKS(snips[k]);
+        memcpy(pointers, save + 8, 16);
+        CHECK(pointers[0], snips[k]->at + pass_base, "instruction pointer", k);
+        CHECK(pointers[1], in.rdi, "data pointer", k);
+        CHECK(save[6] | save[7] << 8, k == 2 ? 0x074 : 0x037, "opcode", k);
+    }
+    if (cpuid(7, 0).ebx & 1 << 6) { /* FDP and FOP stay those of the exception */
+        const struct snip *snip = CODE(
+            "fninit; fldcw [rsi]; fld1; fdiv dword ptr [rdi]; fnclex; fst dword ptr [rdi + 4]; "
+            "nop;" AT "fld1; fxsave64 [r8]; fninit");
+        IN(.cs = pass_cs, .rsi = HERE(&unmasked), .rdi = HERE(source), .r8 = HERE(save));
+        OKS(snip);
+        memcpy(pointers, save + 8, 16);
+        EQ(pointers[0], snip->at + pass_base);
+        EQ(pointers[1], in.rdi);
+    }
+    trap_hook = save_image;
+    for (uint32_t k = 0; k < 2; k++) {
+        const struct snip *snips[] = {
+            CODE("fninit; fldcw [rsi]; fld1; nop;" AT "fdiv dword ptr [rdi]; nop; fwait"),
+            CODE("fninit; fldcw [rsi]; fld1;" AT "fdiv dword ptr fs:[rdi]; fwait")};
+        IN(.cs = pass_cs, .rsi = HERE(&unmasked), .rdi = k ? 0x40 : HERE(source),
+           .fs_base = HERE(source) - 0x40);
+        go(snips[k]);
+        EQ(out.vector, MF);
+        memcpy(pointers, handlers_image + 8, 16);
+        CHECK(pointers[0], snips[k]->at + pass_base, "the handler's instruction pointer", k);
+        CHECK(pointers[1], in.rdi, "the handler's data pointer", k);
+    }
+    __asm__ volatile("fnclex; fninit");
+}
+
 /* Cryptography and polynomials: known answers with registers 8-15. */
 static void known_answers(void)
 {
@@ -668,5 +728,6 @@ void guest_main(void)
     GROUP(gathers);
     GROUP(masks);
     GROUP(states);
+    UNLESS_QEMU(MF) GROUP(x87_pointers);
     GROUP(known_answers);
 }
