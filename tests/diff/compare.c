@@ -113,13 +113,15 @@ static bool copies_to_alias(const struct record *a, const struct tr_insn *insn)
            (uint16_t)(arena_offset(from) - arena_offset(to) + 256) < 512;
 }
 
+bool compare_strictly;
+
 static struct scope scope_of(const struct comparison *c, unsigned i)
 {
     const struct record *a = &c->native->records[i], *b = &c->guest->records[i];
     struct scope scope = everything;
     struct tr_insn insn;
 
-    if (a->vector == NO_VECTOR || a->rip - c->base >= ROUTINES ||
+    if (compare_strictly || a->vector == NO_VECTOR || a->rip - c->base >= ROUTINES ||
         tr_decode(c->code + (a->rip - c->base), 15, diff_mode, &insn) != TR_DECODE_OK)
         return scope;
     tr_decode_operands(&insn);

@@ -2,7 +2,7 @@
  *
  *   diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] [--batch B] [--max N] [--kicks HZ]
  *        [--cache KIB] [--interpret] [--no-chain] [--flush] [--short-blocks] [--single-step]
- *        [--cover] [--verbose]
+ *        [--cover] [--only MNEMONIC] [--strict] [--verbose]
  *
  * A batch is BATCH_MAX sequences in one piece of code, run ROUNDS times with new inputs, so that
  * the later rounds run linked blocks; after each round compare.c has its say. --systematic: a
@@ -11,6 +11,8 @@
  *
  * --cover: a row of the policy table that is a copy and no sequence had an instruction of is a
  * failure.
+ *
+ * --only: of all forms those with that mnemonic; --strict: nothing is excused.
  *
  * A batch that differs is run again one sequence at a time; the first one that differs is shrunk by
  * dropping instructions and printed with the command that reruns it. */
@@ -33,6 +35,7 @@ struct options {
     uint64_t count, seed, batch, max;
     int mode; /* 16, 32 or 64 */
     bool one_batch, verbose, systematic, single_step, cover;
+    const char *only; /* a mnemonic; NULL: all */
     struct guest_options guest;
 };
 
@@ -443,14 +446,17 @@ static void take_options(int argc, char **argv)
             options.single_step = true;
         } else if (!strcmp(arg, "--cover")) {
             options.cover = true;
+        } else if (!strcmp(arg, "--only") && i + 1 < argc) {
+            options.only = argv[++i];
+        } else if (!strcmp(arg, "--strict")) {
+            compare_strictly = true;
         } else if (!strcmp(arg, "--verbose")) {
             options.verbose = true;
         } else {
-            fprintf(
-                stderr,
-                "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
-                "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
-                "[--no-chain] [--flush] [--short-blocks] [--single-step] [--cover] [--verbose]\n");
+            fprintf(stderr, "usage: diff [--mode 16|32|64] [--count N] [--systematic] [--seed S] "
+                            "[--batch B] [--max N] [--kicks HZ] [--cache KIB] [--interpret] "
+                            "[--no-chain] [--flush] [--short-blocks] [--single-step] [--cover] "
+                            "[--only MNEMONIC] [--strict] [--verbose]\n");
             exit(2);
         }
     }
@@ -515,7 +521,7 @@ int main(int argc, char **argv)
         guest_start(memfd, &options.guest, &guest))
         return 2;
     blob_routines(code);
-    form_count = forms_list();
+    form_count = forms_list(options.only);
     probe_forms(form_count);
     if (options.one_batch)
         run_batch(options.batch, BATCH_MAX);

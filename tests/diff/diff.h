@@ -124,8 +124,9 @@ uint64_t arena_pointer(struct random *r);
 enum flavour { INTEGER, X87, MMX, SSE, AVX, AVX512, FLAVOURS };
 
 /* Lists the instruction forms that the decoder knows, of each opcode trying enough candidates to
- * find them all: takes seconds. Call once. Returns how many. */
-unsigned forms_list(void);
+ * find them all: takes seconds. mnemonic: only those with that name. Call once. Returns how many.
+ */
+unsigned forms_list(const char *mnemonic);
 /* The CPU answers #UD to form i: from now on it is chosen rarely. */
 void form_set_ud(unsigned i);
 bool flavour_is_there(unsigned flavour);
@@ -216,6 +217,8 @@ struct comparison {
     uint64_t base;
     bool interpret, steps;
 };
+/* Set: nothing is excused. */
+extern bool compare_strictly;
 enum outcome compare(const struct comparison *c, const struct sequence *s, unsigned n, bool say);
 bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say);
 bool arenas_equal(const struct comparison *c, bool say);

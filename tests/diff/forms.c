@@ -567,8 +567,12 @@ void form_set_ud(unsigned i)
 
 /* ---- listing the forms ---- */
 
+static const char *only; /* a mnemonic; NULL: all */
+
 static void form_add(struct form f, const struct tr_insn *insn)
 {
+    if (only && strcmp(only, ZydisMnemonicGetString(insn->mnemonic)))
+        return;
     f.flavour = (uint8_t)flavour_of(insn);
     if (form_count == FORMS_MAX)
         abort();
@@ -641,8 +645,9 @@ static void try_maps(struct form f, unsigned maps, unsigned variants)
     }
 }
 
-unsigned forms_list(void)
+unsigned forms_list(const char *mnemonic)
 {
+    only = mnemonic;
     for (uint8_t prefix = 0; prefix < 4; prefix++) {
         try_maps((struct form){.encoding = LEGACY, .prefix = prefix}, 0x0f, 1);
         try_maps((struct form){.encoding = VEX, .prefix = prefix}, 0x0e, 4);
