@@ -694,15 +694,17 @@ static void env_build(struct mon_vcpu *v, const struct tr_insn *i, uint8_t *env)
     }
 }
 
-static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t *env)
+/* The first n fields of seven: what a fault behind them leaves. The control word comes last. */
+static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t *env, unsigned n,
+                     bool whole)
 {
     uint8_t *area = step_component_data(v, STEP_X87);
     bool wide = i->opsize != 16;
     struct step_pointers p = {0};
     uint32_t field[7];
 
-    for (unsigned n = 0; n < 7; n++)
-        field[n] = wide ? get32(env + 4 * n) : get16(env + 2 * n);
+    for (unsigned k = 0; k < 7; k++)
+        field[k] = wide ? get32(env + 4 * k) : get16(env + 2 * k);
     if (step_no_selectors(v)) {
         uint32_t high = wide ? 0x0ffff000 : 0xf000;
         p.fip = (field[3] & 0xffff) | (field[4] & high) << 4;
@@ -713,10 +715,14 @@ static void env_load(struct mon_vcpu *v, const struct tr_insn *i, const uint8_t 
         p.fdp = field[5];
         p.fop = wide ? field[4] >> 16 & 0x7ff : 0;
     }
-    step_x87_set_top(area, field[1] >> 11 & 7);
-    set_control(area, field[0] & 0xffff, field[1] & 0xffff);
-    area[AREA_FTW] = (uint8_t)short_tags(field[2]);
-    step_x87_set_pointers(v, &p);
+    if (n > 1) {
+        step_x87_set_top(area, field[1] >> 11 & 7);
+        set_control(area, whole ? field[0] & 0xffff : get16(area + AREA_FCW), field[1] & 0xffff);
+    }
+    if (n > 2)
+        area[AREA_FTW] = (uint8_t)short_tags(field[2]);
+    if (n == 7)
+        step_x87_set_pointers(v, &p);
 }
 
 /* The image's parts: each wraps at the address size by itself, as the CPU's accesses do. */
@@ -727,8 +733,10 @@ static struct pieces env_pieces(const struct tr_insn *i, bool whole)
 
     for (unsigned n = 0; n < 7; n++)
         add_piece(&pieces, n * field, field);
-    for (unsigned n = 0; whole && n < 8; n++)
-        add_piece(&pieces, env_size(i) + n * 10, 10);
+    for (unsigned n = 0; whole && n < 8; n++) {
+        add_piece(&pieces, env_size(i) + n * 10, 8);
+        add_piece(&pieces, env_size(i) + n * 10 + 8, 2);
+    }
     return pieces;
 }
 
@@ -768,37 +776,56 @@ enum mon_rc step_fnsave(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
     return step_done(v, next);
 }
 
-/* FLDENV, FRSTOR: these wait for pending exceptions first. */
-static enum mon_rc env_fetch(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next,
-                             uint8_t *image, bool whole)
+/* A page fault names the last byte, as on a processor, unless it is the first field's. */
+static enum mon_rc env_check(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ea, unsigned len)
+{
+    uint64_t mask = step_mask(i->adsize);
+    uint8_t field[4];
+
+    if ((ea & mask) + len - 1 > mask)
+        return MON_OK;
+    enum mon_rc rc = step_read(v, i->seg, ea, field, env_size(i) / 7);
+    return rc == MON_OK ? step_read(v, i->seg, ea + len - 1, field, 1) : rc;
+}
+
+static void load_registers(struct mon_vcpu *v, const uint8_t *image, unsigned n)
+{
+    uint8_t *area = area_of(v);
+
+    for (unsigned k = 0; k < n; k++) {
+        memset(area + AREA_ST + k * 16, 0, 16);
+        memcpy(area + AREA_ST + k * 16, image + k * 10, 10);
+    }
+}
+
+/* FLDENV, FRSTOR: these wait for pending exceptions first. In an image that goes on at 0 a part may
+ * lie across the segment's limit: those before it are loaded by then. */
+static enum mon_rc env_fetch(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next, bool whole)
 {
     struct pieces pieces = env_pieces(i, whole);
+    uint8_t image[108];
+    uint64_t ea = step_ea(v, i, next);
+    unsigned n = 0;
 
     if (step_component_data(v, STEP_X87)[AREA_FSW] & 0x80)
         return mon_raise(v, MON_MF);
-    return transfer(v, i, step_ea(v, i, next), &pieces, image, TO_READ);
+    enum mon_rc rc = env_check(v, i, ea, env_size(i) + (whole ? 80 : 0));
+    for (; n < pieces.n && rc == MON_OK; n += rc == MON_OK)
+        rc = step_read(v, i->seg, (ea + pieces.piece[n].at) & step_mask(i->adsize),
+                       image + pieces.piece[n].at, pieces.piece[n].len);
+    if (rc == MON_EXIT)
+        return rc;
+    env_load(v, i, image, n < 7 ? n : 7, rc == MON_OK);
+    load_registers(v, image + env_size(i), n > 7 ? (n - 7) / 2 : 0);
+    return rc == MON_OK ? step_done(v, next) : rc;
 }
 
 enum mon_rc step_fldenv(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    uint8_t image[28];
-    enum mon_rc rc = env_fetch(v, i, next, image, false);
-    if (rc != MON_OK)
-        return rc;
-    env_load(v, i, image);
-    return step_done(v, next);
+    return env_fetch(v, i, next, false);
 }
 
 enum mon_rc step_frstor(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
-    uint8_t image[108], *area = area_of(v);
-    enum mon_rc rc = env_fetch(v, i, next, image, true);
-    if (rc != MON_OK)
-        return rc;
-    env_load(v, i, image);
-    for (unsigned n = 0; n < 8; n++) {
-        memset(area + AREA_ST + n * 16, 0, 16);
-        memcpy(area + AREA_ST + n * 16, image + env_size(i) + n * 10, 10);
-    }
-    return step_done(v, next);
+    return env_fetch(v, i, next, true);
 }

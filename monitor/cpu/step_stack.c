@@ -68,13 +68,12 @@ enum mon_rc step_pop(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
     return rc;
 }
 
-/* AX CX DX BX SP BP SI DI, with SP as it was. Eight slots that may wrap: checked one by one. */
+/* AX CX DX BX SP BP SI DI, with SP as it was. What has been stored stays, as on a processor, when a
+ * later one faults. */
 enum mon_rc step_pusha(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     int size = i->opsize / 8;
     enum mon_rc rc = MON_OK;
-    for (int n = 1; n <= 8 && rc == MON_OK; n++)
-        rc = step_check_write(v, NOVT_SS, stack_at(v, -n * size), (unsigned)size);
     for (int n = 1; n <= 8 && rc == MON_OK; n++)
         rc = step_write(v, NOVT_SS, stack_at(v, -n * size), &v->cpu->gpr[n - 1], (unsigned)size);
     if (rc != MON_OK)
@@ -132,8 +131,8 @@ enum mon_rc step_enter(struct mon_vcpu *v, const struct tr_insn *i, uint64_t nex
         rc = step_check_write(v, NOVT_SS, stack_at(v, -depth), (unsigned)size);
     if (rc != MON_OK)
         return rc;
-    uint64_t sp_mask = step_sp_mask(v);
-    step_set_gpr(v, i, RT_BP, i->opsize, (frame & sp_mask) | (v->cpu->gpr[RT_SP] & ~sp_mask));
+    step_set_gpr(v, i, RT_BP, i->opsize,
+                 frame); /* a 16-bit stack's wrap borrows, as on a processor */
     step_set_sp(v, v->cpu->gpr[RT_SP] - (uint64_t)depth);
     return step_done(v, next);
 }

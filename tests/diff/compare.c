@@ -78,15 +78,11 @@ static bool wraps(const struct tr_insn *insn, const uint64_t *gpr)
     return (uint32_t)ea > 0xffffffffu - 64;
 }
 
-/* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). PUSHA and ENTER have
- * stored something, or nothing, when they fault, and FRSTOR and FLDENV have loaded. #AC and #GP:
+/* An access beyond 4 GiB with a base "may or may not" fault (SDM 3-5.3). #AC and #GP:
  * misaligned operands that reach into addresses that are not canonical, or that FXRSTOR wants
  * aligned. Masked operands that reach there may fault for a page first. */
 static bool is_gap(const struct record *a, const struct record *b, const struct tr_insn *insn)
 {
-    if (insn->op == TR_OP_pusha || insn->op == TR_OP_enter || insn->op == TR_OP_frstor ||
-        insn->op == TR_OP_fldenv)
-        return true;
     if (a->vector == 17 && b->vector == 13)
         return true;
     if (long_mode() && a->vector == 13 && b->vector == 14 && b->cr2 >> 8 == 0x7fffffffff)

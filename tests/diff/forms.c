@@ -470,13 +470,6 @@ static void put_candidate(struct random *r, const struct form *f, uint8_t *bytes
         p[i] = (uint8_t)(one_in(r, 2) ? random_32(r) : interesting(r));
 }
 
-/* ENTER with 32-bit operands on a 16-bit stack that wraps: the CPU borrows into EBP's upper half.
- */
-static bool comparable(const struct tr_insn *insn)
-{
-    return diff_mode != TR_MODE_16 || insn->op != TR_OP_enter || !insn->prefix66;
-}
-
 /* Always a fault at CPL 3: one is as good as another. */
 static bool privileged(const struct tr_insn *insn)
 {
@@ -523,7 +516,7 @@ bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn)
 
     for (unsigned n = 0; n < 24; n++) {
         put_candidate(r, &forms[i], bytes, false);
-        if (decodes(bytes, insn) && comparable(insn) && pointers_survive(r, insn)) {
+        if (decodes(bytes, insn) && pointers_survive(r, insn)) {
             chosen[insn->mnemonic]++;
             return true;
         }

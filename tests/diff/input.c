@@ -100,6 +100,8 @@ uint64_t arena_pointer(struct random *r)
         one_in(r, 40) ? random_below(r, ARENA_SIZE) : 0x2000 + random_below(r, ARENA_SIZE - 0x4000);
     unsigned align = random_below(r, 4), place = long_mode() ? random_below(r, 4) : 0;
 
+    if (one_in(r, 40)) /* around the ends */
+        at = (at & 1 ? 0 : ARENA_SIZE) + random_below(r, 192) - 96;
     at = align == 0 ? at : at & (align == 1 ? ~3u : ~63u);
     if (diff_mode == TR_MODE_16)
         return at;
