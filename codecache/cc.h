@@ -3,6 +3,7 @@
  *   region.c       executable memory           block.c   the index, and from host pc to guest state
  *   table.c        jump tables                 link.c    direct branches from block to block
  *   flat.c         those of 32-bit code        place.c   links from page to page
+ *   victim.c       entries that have lost their slot in a jump table
  *   invalidate.c   blocks whose bytes changed  move.c    blocks copied to another linear address
  *   device.c       instructions that access devices
  *   jitinfo.c      blocks made known to unwinders, gdb and perf
@@ -147,6 +148,12 @@ struct cc_device {
 #define CC_DEVICES       512
 #define CC_DEVICE_FAULTS 4
 
+/* The stub that looks for a pc among a jump table's victims (victim.c): region offsets of its
+ * start, of where r11 has rcx, of its jump to the block, and of its end. */
+struct cc_probe {
+    uint32_t start, saved, jump, end;
+};
+
 struct cc {
     uint8_t *rx, *rw; /* the two views of the region */
     bool for_perf;    /* set before cc_create(): perf has to find names of generated code */
@@ -180,6 +187,8 @@ struct cc {
     void **miss_table;       /* every entry leads to the miss stub */
     int table_fd, places_fd; /* what new ones are private copies of */
     uint8_t *miss_stub;      /* what a jump table's empty entries hold */
+    uint8_t *closed_stub;    /* where the indirect entries of dropped 64-bit blocks lead */
+    struct cc_probe probe;
     /* How many bytes of the code at a direct entry find out what is known already; NULL: none. */
     unsigned (*skip)(const uint8_t *entry, uint32_t known);
     /* By cc_mark(); reserved, mostly never touched. */
@@ -218,7 +227,7 @@ static inline bool cc_contains(const struct cc *cc, const uint8_t *hpc)
     return hpc >= cc->rx && hpc < cc->rx + cc->size;
 }
 /* Marks the end of the permanent stubs and builds the miss table for miss_stub. */
-int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub);
+int cc_seal_stubs(struct cc *cc, uint8_t *miss_stub, uint8_t *closed_stub);
 
 /* table.c: jump tables. For 64-bit code 262,144 host addresses, by the low 18 bits of the pc, or
  * the low 16 where PEXT is slow (cc.index_mask); for 32-bit code an entry for every pc (flat.c).
@@ -240,6 +249,8 @@ struct cc_table_head {
     /* By number: 0 or CC_PLACE_PRESENT; NULL: no 64-bit code. None above max_place is present. */
     uint32_t *places, max_place;
     struct cc_flat *flat; /* NULL: no 32-bit code yet */
+    uint64_t victims;     /* which pages of victims have any */
+    uint64_t victims_of;  /* pages of code that victims are of, by hash */
 };
 #define CC_TABLE_HEAD_SIZE 4096
 static inline struct cc_table_head *cc_table_head(void **table)
@@ -248,11 +259,36 @@ static inline struct cc_table_head *cc_table_head(void **table)
 }
 /* What an indirect branch finds through it. */
 void *cc_table_at(const struct cc *cc, void **table, uint64_t pc, bool wide);
-void cc_table_set(const struct cc *cc, void **table, const struct cc_block *b);
+/* The block of another pc of 64-bit code that is in pc's slot, valid or not; or NULL. */
+const struct cc_block *cc_table_other(const struct cc *cc, void **table, uint64_t pc);
+/* Returns whether another pc's block has lost the slot. */
+bool cc_table_set(const struct cc *cc, void **table, const struct cc_block *b);
 /* Takes out the entry for pc. */
 void cc_table_forget(const struct cc *cc, void **table, uint64_t pc);
 /* What 32-bit code has in r14, made if need be; NULL: no host memory. */
 void **cc_table_flat(void **table);
+
+/* victim.c: what table.c calls for them. In front of a table's head. */
+struct cc_victim {
+    uint64_t pc;
+    void *hpc;
+};
+#define CC_VICTIMS      (1u << 14)
+#define CC_VICTIMS_SIZE (CC_VICTIMS * sizeof(struct cc_victim))
+/* Bytes of a table's mapping in front of it. */
+#define CC_TABLE_IN_FRONT (CC_VICTIMS_SIZE + CC_TABLE_HEAD_SIZE)
+static inline struct cc_victim *cc_victims(void **table)
+{
+    return (struct cc_victim *)(void *)((uint8_t *)table - CC_TABLE_IN_FRONT);
+}
+void cc_victims_make(const struct cc *cc, struct cc_victim *victims, size_t n);
+/* pc's block is b now. lost: another pc's block had its slot, so both will need a second place. */
+void cc_victim_set(void **table, uint64_t pc, void *hpc, bool lost);
+void cc_victim_forget(const struct cc *cc, void **table, uint64_t pc);
+void cc_victims_clear_page(const struct cc *cc, void **table, uint64_t pc);
+void cc_victims_clear(const struct cc *cc, void **table);
+/* A kick interrupted the probe: it starts again, and finds the jump table that there is now. */
+bool cc_probe_again(const struct cc *cc, struct rt_context *context);
 
 /* flat.c: what table.c calls for 32-bit code. */
 #define CC_FLAT_ENTRIES (1ull << 32)
@@ -357,6 +393,11 @@ void cc_collide(struct cc *cc, struct cc_block *b);
 static inline uint32_t cc_mark(uint64_t pc)
 {
     return (uint32_t)((pc * 0x9e3779b97f4a7c15ull) >> 32) % CC_MARKS;
+}
+/* The block for pc, which is still to be made, will collide. */
+static inline void cc_collides(struct cc *cc, uint64_t pc)
+{
+    cc->collided[cc_mark(pc)] = 1;
 }
 static inline bool cc_collided(const struct cc *cc, uint64_t pc)
 {

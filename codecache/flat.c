@@ -126,7 +126,7 @@ static unsigned part_for(const struct cc *cc, struct cc_flat *flat, uint32_t pc)
     if (flat->nparts == MAX_PARTS)
         cc_flat_clear(cc, flat);
     if (flat->nparts == MAX_PARTS ||
-        !rt_os_map_private(at, cc->table_fd, CC_TABLE_HEAD_SIZE, CC_TABLE_SIZE))
+        !rt_os_map_private(at, cc->table_fd, CC_TABLE_IN_FRONT, CC_TABLE_SIZE))
         return 0;
     flat->part[flat->nparts++].number = (uint16_t)number;
     flat->part_of[number] = (uint8_t)flat->nparts;

@@ -2,16 +2,16 @@
  *
  * An invalid block keeps its host code and record until the next flush (a signal may still find its
  * pc in it), but nothing leads to it: links into it are cut, and its indirect entry, which jump
- * tables may hold, is overwritten by a jump to the miss stub. 32-bit code has none: a block's first
- * byte becomes HLT, which faults and is a miss (trap.c). Whoever comes back to that very byte from
- * a fault has executed nothing of the block. */
+ * tables and victims may hold, is overwritten by a jump to the closed stub. 32-bit code has none: a
+ * block's first byte becomes HLT, which faults and is a miss (trap.c). Whoever comes back to that
+ * very byte from a fault has executed nothing of the block. */
 #include "codecache/cc.h"
 #include "runtime/rt.h"
 
 static void close_entry(struct cc *cc, struct cc_block *b)
 {
     uint8_t *entry = cc->rw + b->host;
-    int32_t rel = (int32_t)(cc->miss_stub - (cc->rx + b->host + 5));
+    int32_t rel = (int32_t)(cc->closed_stub - (cc->rx + b->host + 5));
 
     if (!b->direct) {
         if (!b->wide)
@@ -89,7 +89,7 @@ void cc_invalidate_page(struct cc *cc, uint64_t gfn)
 
 void cc_collide(struct cc *cc, struct cc_block *b)
 {
-    cc->collided[cc_mark(b->pc)] = 1;
+    cc_collides(cc, b->pc);
     if (b->valid)
         block_drop(cc, (uint32_t)(b - cc->blocks));
 }

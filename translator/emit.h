@@ -49,6 +49,12 @@ struct tr_long {
     } loop;
 };
 
+/* 64-bit code: values that the registers probably have here (long_guess.c). */
+struct tr_values {
+    uint64_t of[16];
+    uint16_t known;
+};
+
 /* A block in the making. The arrays come last and start as they are: only what the counts in front
  * of them say is there. */
 struct tr_block {
@@ -62,6 +68,7 @@ struct tr_block {
     uint8_t *base, *p; /* writable view */
     unsigned nmap, nsites, ntails, nrelocs;
     struct tr_long lng; /* 64-bit code: what is known here */
+    struct tr_values values;
 
     struct tr_insn insn[TR_MAX_INSNS];
     uint16_t at[TR_MAX_INSNS];     /* offsets from pc */

@@ -111,6 +111,12 @@ int l_address_register(struct tr_block *t, int n, unsigned spare);
 /* What class to make instruction i's access for, or L_MIXED: guess, unless it was wrong before. */
 #define L_MIXED 4u
 unsigned l_class_for(const struct tr_block *t, unsigned i, unsigned guess);
+/* long_guess.c: of what class addresses are likely to be. At the block's start, and behind each
+ * instruction; a pointer that is loaded, as long as its value is not known; base + index. */
+void l_guess_begin(struct tr_block *t);
+void l_guess_after(struct tr_block *t, unsigned i);
+void l_guess_loaded(struct tr_block *t, const struct tr_insn *insn);
+unsigned l_sum_class(const struct tr_block *t, unsigned i);
 /* The check that the slot of the address in reg is at home in class: uses r9. */
 void l_check(struct tr_block *t, unsigned reg, unsigned class);
 /* The delta of class into r11. */
@@ -150,6 +156,8 @@ bool l_swapgs(struct tr_block *t, unsigned i);
 bool l_syscall(struct tr_block *t, unsigned i);
 bool l_sysret(struct tr_block *t, unsigned i);
 /* The stubs that SYSCALL and SYSRET jump to. */
+/* jump_table's victims, for the pc in r9; miss: none of them. */
+void l_emit_probe(struct tr_block *t, struct cc_probe *probe, const uint8_t *miss);
 void l_emit_syscall(struct tr_block *t, const struct tr_stubs *stubs);
 void l_emit_sysret(struct tr_block *t, const struct tr_stubs *stubs);
 
@@ -169,7 +177,7 @@ bool l_loop_has(const struct tr_block *t, unsigned i, unsigned class);
 
 /* What translate.c needs in 64-bit code. */
 void l_begin(struct tr_block *t);
-void l_after(struct tr_block *t, const struct tr_insn *insn);
+void l_after(struct tr_block *t, unsigned i);
 /* These registers have other values: what was known of them is not so any more. */
 void l_forget(struct tr_block *t, uint16_t registers);
 void l_entry(struct tr_block *t, bool collided);

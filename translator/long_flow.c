@@ -95,7 +95,7 @@ static void entry_branch(struct tr_block *t)
     e2(t, 0xe3, 0); /* jrcxz over */
     field = t->p;
     l_mov(t, RT_CX, H10);
-    e_jmp(t, t->rq->stubs->miss64);
+    e_jmp(t, t->rq->stubs->probe64);
     field[-1] = (uint8_t)(t->p - field);
     l_mov(t, RT_CX, H10);
 }
@@ -130,6 +130,38 @@ void l_entry(struct tr_block *t, bool collided)
     e4(t, 0x47, 0x0f, 0xb6, 0x94); /* movzbl end-1(%r11,%r10), %r10d */
     e1(t, 0x13);
     e32(t, CC_TABLE_SIZE - 1);
+}
+
+/* As victim.c finds its place: by CRC32, which like all else here leaves the flags alone. */
+void l_emit_probe(struct tr_block *t, struct cc_probe *probe, const uint8_t *miss)
+{
+    const uint8_t *begin = t->rq->cc->rw;
+    uint8_t *field;
+
+    probe->start = (uint32_t)(t->p - begin);
+    l_const(t, H10, 0);
+    e4(t, 0xf2, 0x4d, 0x0f, 0x38); /* crc32 %r9, %r10 */
+    e2(t, 0xf1, 0xd1);
+    l_const(t, H11, CC_VICTIMS_SIZE - sizeof(struct cc_victim));
+    e4(t, 0xc4, 0x42, 0xab, 0xf5); /* pdep %r11, %r10, %r10 */
+    e1(t, 0xd3);
+    l_load(t, H11, STATE(jump_table));
+    l_lea(t, H10, H11, H10, -(int32_t)CC_TABLE_IN_FRONT);
+    l_mov(t, H11, RT_CX);
+    probe->saved = (uint32_t)(t->p - begin);
+    e3(t, 0x49, 0x8b, 0x0a); /* mov (%r10), %rcx */
+    e3(t, 0x48, 0xf7, 0xd1); /* not %rcx */
+    l_lea(t, RT_CX, RT_CX, H9, 1);
+    e2(t, 0xe3, 0); /* jrcxz found */
+    field = t->p;
+    l_mov(t, RT_CX, H11);
+    e_jmp(t, miss);
+    field[-1] = (uint8_t)(t->p - field);
+    l_mov(t, RT_CX, H11);
+    l_load(t, H11, STATE(jump_table));
+    probe->jump = (uint32_t)(t->p - begin);
+    e4(t, 0x41, 0xff, 0x62, 8); /* jmp *8(%r10) */
+    probe->end = (uint32_t)(t->p - begin);
 }
 
 void l_count(struct tr_block *t, unsigned n)

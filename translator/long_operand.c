@@ -198,24 +198,10 @@ static struct l_operand looked_up(struct tr_block *t)
 
 /* ---- classes ---- */
 
-#define LOW_CLASS  0u
-#define HALF_CLASS 2u /* the lowest class of the kernel's half */
-
-/* What a value of which nothing is known is taken for: in programs what the code itself lies in, in
- * kernels the direct map. */
-static unsigned usual_class(const struct tr_block *t)
-{
-    return t->rq->pc >> 63 && !(t->rq->key & TR_K_CPL3) ? HALF_CLASS : tr_class(t->rq->pc);
-}
-
 void l_begin(struct tr_block *t)
 {
     t->lng = (struct tr_long){.r11 = -1, .r10.base = -1};
-    for (unsigned n = 0; n < 16; n++) {
-        uint64_t value = t->rq->gpr ? t->rq->gpr[n] : 0;
-        bool likely = value >= 65536 && (uint64_t)((int64_t)(value << 16) >> 16) == value;
-        t->lng.class_of[n] = (uint8_t)(likely ? tr_class(value) : usual_class(t));
-    }
+    l_guess_begin(t);
 }
 
 /* rorx $20, %reg, %r9; addr32 movzbl %gs:CHECK(%r9), %r9d */
@@ -251,15 +237,9 @@ unsigned l_class_for(const struct tr_block *t, unsigned i, unsigned guess)
 {
     uint8_t seen = *cc_seen(t->rq->cc, t->rq->gpa + t->at[i]);
 
+    if (tr_is_hint(&t->insn[i])) /* of addresses that need not be any, like NULL and an offset */
+        return L_MIXED;
     return seen == CC_SEEN_NOTHING ? guess : seen - (unsigned)CC_SEEN_CLASS0;
-}
-
-/* The class of an address that is not just a base: a far displacement decides. */
-static unsigned sum_class(const struct tr_block *t, const struct tr_insn *insn)
-{
-    if (insn->base < 0 || insn->base == 16 || insn->disp >= 1 << 28 || insn->disp <= -(1 << 28))
-        return tr_class((uint64_t)insn->disp);
-    return t->lng.class_of[insn->base];
 }
 
 /* Whether r10 already has base + index of insn. */
@@ -275,7 +255,7 @@ static bool sum_is_known(const struct tr_block *t, const struct tr_insn *insn, u
 static struct l_operand sum_operand(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
-    unsigned class = l_class_for(t, i, sum_class(t, insn));
+    unsigned class = l_class_for(t, i, l_sum_class(t, i));
     bool near = l_near(insn) && insn->index >= 0;
 
     if (class == L_MIXED) {
@@ -493,18 +473,6 @@ static int copied_register(const struct tr_insn *insn, unsigned *to)
     return insn->reg;
 }
 
-/* A pointer that is loaded is taken for one of the same class as the pointer that it was found
- * through. */
-static void guess_loaded(struct tr_block *t, const struct tr_insn *insn)
-{
-    bool by_base = insn->base >= 0 && insn->base != 16 && insn->seg != TR_FS && insn->seg != TR_GS;
-    unsigned class =
-        by_base && insn->base != (int)RSP ? t->lng.class_of[insn->base] : usual_class(t);
-
-    if (insn->encoding == TR_ENC_LEGACY && insn->map == 0 && insn->opcode == 0x8b && insn->has_mem)
-        t->lng.class_of[insn->reg] = (uint8_t) class;
-}
-
 static void copy_bit(uint16_t *bits, int from, unsigned to)
 {
     unsigned bit = *bits >> from & 1;
@@ -518,12 +486,13 @@ void l_forget(struct tr_block *t, uint16_t registers)
     t->lng.touched &= (uint16_t)~registers;
 }
 
-void l_after(struct tr_block *t, const struct tr_insn *insn)
+void l_after(struct tr_block *t, unsigned i)
 {
+    const struct tr_insn *insn = &t->insn[i];
     unsigned to = 0;
     int from = copied_register(insn, &to);
 
-    guess_loaded(t, insn);
+    l_guess_loaded(t, insn);
     if (t->lng.r10.base >= 0 &&
         (insn->regs_written & (1u << t->lng.r10.base | 1u << t->lng.r10.index)))
         t->lng.r10.base = -1;
@@ -534,4 +503,5 @@ void l_after(struct tr_block *t, const struct tr_insn *insn)
     } else if (!l_keeps_near(insn)) {
         l_forget(t, insn->regs_written);
     }
+    l_guess_after(t, i);
 }

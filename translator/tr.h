@@ -95,6 +95,13 @@ struct tr_insn {
     bool touches_vector; /* x87, MMX, SSE, AVX, AVX-512 or opmask state */
 };
 
+/* PREFETCH, CLDEMOTE and the reserved NOPs take an address and access nothing. */
+static inline bool tr_is_hint(const struct tr_insn *insn)
+{
+    return insn->agen_only || (insn->has_mem && insn->encoding == TR_ENC_LEGACY && insn->map == 1 &&
+                               (insn->opcode == 0x0d || (insn->opcode & 0xf8) == 0x18));
+}
+
 enum tr_imm { TR_IMM_UNSIGNED, TR_IMM_SIGNED, TR_IMM_TWO };
 
 enum tr_gpr_field { TR_FIELD_REG = 1, TR_FIELD_RM = 2, TR_FIELD_VVVV = 4, TR_FIELD_OPCODE = 8 };
@@ -163,7 +170,7 @@ struct tr_stubs {
     uint8_t *miss; /* of either mode: through rt_cpu.miss */
     uint8_t *miss32, *direct32, *callout32, *pending32;
     uint8_t *sysenter32, *sysexit32;
-    uint8_t *miss64, *direct64, *callout64, *pending64;
+    uint8_t *miss64, *probe64, *direct64, *callout64, *pending64;
     uint8_t *syscall64, *sysret64;
 };
 
@@ -196,7 +203,10 @@ struct tr_request {
     /* The next page's bytes, when its translation is known to be needed: gpa2 its address. */
     const uint8_t *bytes2;
     uint64_t gpa2;
-    const uint64_t *gpr; /* 64-bit code: the guest's registers now, for guesses; may be NULL */
+    /* 64-bit code, for guesses; may be NULL: the guest's registers now, and its memory. */
+    const uint64_t *gpr;
+    bool (*peek)(void *owner, uint64_t gla, uint64_t *value);
+    void *owner;
 };
 
 enum tr_result {

@@ -290,7 +290,7 @@ static bool emit_instruction(struct tr_block *t, unsigned i)
         emit = NULL;
     if (emit && (!insn->lock || insn->cls == TR_COPY) && emit(t, i)) {
         if (is_long(t))
-            l_after(t, insn);
+            l_after(t, i);
         return ends_block(insn);
     }
     t->p = before;
@@ -523,6 +523,16 @@ static uint8_t *emit_miss(struct cc *cc)
     return stub_end(&t);
 }
 
+/* Where misses of 64-bit code go first: the pc in r9 may be among the table's victims. */
+static uint8_t *emit_probe(struct cc *cc, const uint8_t *miss64)
+{
+    struct tr_request request;
+    struct tr_block t = stub_begin(&request, cc);
+
+    l_emit_probe(&t, &cc->probe, miss64);
+    return stub_end(&t);
+}
+
 int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
 {
     stubs->miss = emit_miss(cc);
@@ -531,6 +541,7 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
     stubs->callout32 = emit_stub32(cc, RT_EXIT_CALLOUT);
     stubs->pending32 = emit_stub32(cc, RT_EXIT_PENDING);
     stubs->miss64 = emit_stub64(cc, RT_EXIT_INDIRECT);
+    stubs->probe64 = emit_probe(cc, stubs->miss64);
     stubs->direct64 = emit_direct(cc, emit_stub64(cc, RT_EXIT_DIRECT), true);
     stubs->callout64 = emit_stub64(cc, RT_EXIT_CALLOUT);
     stubs->pending64 = emit_stub64(cc, RT_EXIT_PENDING);
@@ -539,5 +550,5 @@ int tr_stubs_emit(struct cc *cc, struct tr_stubs *stubs)
     stubs->syscall64 = emit_side_stub(cc, stubs, l_emit_syscall);
     stubs->sysret64 = emit_side_stub(cc, stubs, l_emit_sysret);
     cc->skip = l_skip;
-    return cc_seal_stubs(cc, stubs->miss);
+    return cc_seal_stubs(cc, stubs->miss, stubs->miss64);
 }

@@ -114,7 +114,7 @@ static int register_code(struct mon_vm *vm)
         {"novt_direct32", s->direct32},   {"novt_callout32", s->callout32},
         {"novt_pending32", s->pending32}, {"novt_miss64", s->miss64},
         {"novt_direct64", s->direct64},   {"novt_callout64", s->callout64},
-        {"novt_pending64", s->pending64},
+        {"novt_pending64", s->pending64}, {"novt_probe64", s->probe64},
     };
 
     vm->jitinfo = cc_jitinfo_create(&vm->cc, stubs, sizeof(stubs) / sizeof(stubs[0]),

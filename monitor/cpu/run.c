@@ -183,6 +183,19 @@ static bool is_flush_due(const struct mon_vm *vm)
            vm->stat[MON_STAT_blocks_translated] % interval == 0;
 }
 
+/* tr_request.peek: 8 bytes in a page of RAM. */
+static bool peek(void *owner, uint64_t gla, uint64_t *value)
+{
+    struct mon_vcpu *v = owner;
+    struct mon_walk walk;
+    const uint8_t *ram =
+        (gla & 4095) <= 4088 && mon_walk_peek(v, gla, &walk) ? mon_vm_ram(v, walk.gpa, NULL) : NULL;
+
+    if (ram)
+        __builtin_memcpy(value, ram, sizeof(*value));
+    return ram;
+}
+
 /* NULL with MON_OK: the code is not in RAM, the slow path has to do. */
 static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *walk, bool entry,
                                    struct cc_block **block)
@@ -201,6 +214,8 @@ static enum mon_rc block_translate(struct mon_vcpu *v, const struct mon_walk *wa
         .linked_only = !entry && !cc_entered(&vm->cc, walk->gpa),
         .bytes = mon_vm_ram(v, walk->gpa, NULL),
         .gpr = v->cpu->gpr,
+        .peek = peek,
+        .owner = v,
     };
 
     *block = NULL;
@@ -342,6 +357,8 @@ static enum mon_rc block_resolve(struct mon_vcpu *v, struct cc_site *site)
             mon_count(v, MON_STAT_blocks_moved);
     }
     if (!b) {
+        if (entry && (v->key & TR_K_LONG) && cc_table_other(cc, v->table, v->cpu->rip))
+            cc_collides(cc, v->cpu->rip);
         rt_fpu_park(v->cpu);
         enum mon_rc rc = block_translate(v, &walk, entry, &b);
         if (rc != MON_OK)
@@ -715,7 +732,7 @@ static enum mon_rc run_translated(struct mon_vcpu *v)
     choose_block(v);
     rt_fpu_load(cpu);
     rt_gs_window(cpu);
-    cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.miss64 : v->vm->stubs.miss32;
+    cpu->miss = v->key & TR_K_LONG ? v->vm->stubs.probe64 : v->vm->stubs.miss32;
     cpu->direct = v->key & TR_K_LONG ? v->vm->stubs.direct64 : v->vm->stubs.direct32;
     cpu->tsc_aux = v->msr.tsc_aux;
     flags_split(cpu);

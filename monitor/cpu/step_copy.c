@@ -48,13 +48,6 @@ static bool has_bit_offset(const struct tr_insn *i)
     return i->has_mem && i->encoding == TR_ENC_LEGACY && i->map == 1 && (i->opcode & 0xe7) == 0xa3;
 }
 
-/* PREFETCH, CLDEMOTE and the reserved NOPs take an address and access nothing. */
-static bool is_hint(const struct tr_insn *i)
-{
-    return i->agen_only || (i->has_mem && i->encoding == TR_ENC_LEGACY && i->map == 1 &&
-                            (i->opcode == 0x0d || (i->opcode & 0xf8) == 0x18));
-}
-
 /* CLFLUSH, CLFLUSHOPT, CLWB: checked like the load of a byte (SDM 2 CLFLUSH). */
 static bool is_cache_line_flush(const struct tr_insn *i)
 {
@@ -380,7 +373,7 @@ enum mon_rc step_copy(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next
         step_set_gpr(v, i, i->reg, i->opsize, step_ea(v, i, next));
         return step_done(v, next);
     }
-    if (is_hint(i))
+    if (tr_is_hint(i))
         return step_done(v, next);
     if (is_cache_line_flush(i)) {
         uint8_t byte;

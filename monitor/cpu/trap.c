@@ -159,6 +159,8 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     }
     if (b)
         cc_unlink_exits(cc, b);
+    if (cc_probe_again(cc, context))
+        return RT_FAULT_RETRY;
     /* The jump table is in r14, or in 64-bit code about to be used in r11. */
     if (!(v->key & TR_K_LONG))
         context->gpr[14] = (uint64_t)CC_FLAT_MISS;

@@ -172,10 +172,8 @@ void mon_view_enter_block(struct mon_vcpu *v, const struct cc_block *b, const st
     cc_place_enter(&v->vm->cc, v->table, b);
     if (b->wide && !b->direct)
         return;
-    const void *was = cc_table_at(&v->vm->cc, v->table, b->pc, b->wide);
-    if (was != v->vm->cc.miss_stub && was != v->vm->cc.rx + b->host)
+    if (cc_table_set(&v->vm->cc, v->table, b))
         mon_count(v, MON_STAT_entries_replaced);
-    cc_table_set(&v->vm->cc, v->table, b);
 }
 
 /* ---- protection ---- */

@@ -253,7 +253,7 @@ static bool is_stub(const struct control *c, const uint8_t *target, bool *to_c)
         return target == s->miss32 || target == s->callout32 || target == s->pending32 ||
                (c->block->key & TR_K_CPL3 && target == s->sysenter32) ||
                (c->block->key & TR_K_CPL0 && target == s->sysexit32);
-    return target == s->miss64 || target == s->callout64 || target == s->pending64 ||
+    return target == s->probe64 || target == s->callout64 || target == s->pending64 ||
            target == s->syscall64 || target == s->sysret64;
 }
 

@@ -49,7 +49,7 @@ static const char *stub_name(uint64_t address)
         const uint8_t *at;
     } names[] = {{"miss", stubs.miss},           {"miss32", stubs.miss32},
                  {"direct32", stubs.direct32},   {"callout32", stubs.callout32},
-                 {"pending32", stubs.pending32}, {"miss64", stubs.miss64},
+                 {"pending32", stubs.pending32}, {"probe64", stubs.probe64},
                  {"direct64", stubs.direct64},   {"callout64", stubs.callout64},
                  {"pending64", stubs.pending64}, {"sysenter32", stubs.sysenter32},
                  {"sysexit32", stubs.sysexit32}};

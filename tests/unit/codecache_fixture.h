@@ -25,7 +25,7 @@ static inline void cache_setup(void)
     cr_assert_not_null(p);
     memset(p, 0x90, 16);
     miss = cc_commit(&cc, 16);
-    cr_assert_eq(cc_seal_stubs(&cc, miss), 0);
+    cr_assert_eq(cc_seal_stubs(&cc, miss, miss + 8), 0);
 }
 
 static inline void cache_teardown(void)

@@ -7,7 +7,7 @@ static bool entry_is_closed(const struct cc_block *b)
 {
     int32_t rel;
     memcpy(&rel, cc.rw + b->host + 1, 4);
-    return cc.rw[b->host] == 0xe9 && cc.rx + b->host + 5 + rel == miss;
+    return cc.rw[b->host] == 0xe9 && cc.rx + b->host + 5 + rel == cc.closed_stub;
 }
 
 Test(codecache_invalidate, a_write_into_a_block_drops_it)

@@ -431,11 +431,11 @@ Test(translator_control, a_guard_that_is_left_out_is_missed)
 /* ---- what branches know ---- */
 
 static const uint8_t front[] = {
-    0x48, 0x8b, 0x03,             /* mov (%rbx), %rax */
-    0x4c, 0x8b, 0x45, 0x08,       /* mov 8(%rbp), %r8 */
-    0x48, 0x83, 0xc3, 0x10,       /* add $16, %rbx */
-    0x41, 0x0f, 0x18, 0x0c, 0x24, /* prefetcht0 (%r12) */
-    0xeb, 0x10,                   /* jmp: to another block */
+    0x48, 0x8b, 0x03,                   /* mov (%rbx), %rax */
+    0x4c, 0x8b, 0x45, 0x08,             /* mov 8(%rbp), %r8 */
+    0x48, 0x83, 0xc3, 0x10,             /* add $16, %rbx */
+    0xc4, 0xc2, 0x79, 0x2c, 0x0c, 0x24, /* vmaskmovps (%r12), %xmm0, %xmm1 */
+    0xeb, 0x10,                         /* jmp: to another block */
 };
 enum { RBX = 1 << 3, RBP = 1 << 5, R12 = 1 << 12, DELTA = 1 << 18 };
 

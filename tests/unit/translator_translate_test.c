@@ -242,10 +242,11 @@ Test(translator_translate, features_that_are_off_end_the_block)
 
 Test(translator_translate, stubs_are_different_and_in_the_region)
 {
-    const uint8_t *all[] = {stubs.miss32, stubs.direct32, stubs.callout32, stubs.pending32,
-                            stubs.miss64, stubs.direct64, stubs.callout64, stubs.pending64};
+    const uint8_t *all[] = {stubs.miss32,    stubs.direct32,  stubs.callout32,
+                            stubs.pending32, stubs.miss64,    stubs.direct64,
+                            stubs.callout64, stubs.pending64, stubs.probe64};
 
-    for (unsigned i = 0; i < 8; i++) {
+    for (unsigned i = 0; i < 9; i++) {
         cr_expect(cc_contains(&cc, all[i]));
         cr_expect_null(cc_find(&cc, all[i]));
         for (unsigned j = 0; j < i; j++)
