@@ -24,14 +24,15 @@ class Guest:
     name: str  # i386 or amd64
     qemu: str
     kernels: tuple  # flavours; the first one runs the programs
+    ticks: int  # timer interrupts a second that the first one asks for when it is idle; 0: few
 
     def program(self, build):
         return f"{build}/bench/bench-{self.name}"
 
 
 GUESTS = {
-    "i386": Guest("i386", "qemu-system-i386", ("686-pae",)),
-    "amd64": Guest("amd64", "qemu-system-x86_64", ("cloud-amd64", "amd64")),
+    "i386": Guest("i386", "qemu-system-i386", ("686-pae",), 250),
+    "amd64": Guest("amd64", "qemu-system-x86_64", ("cloud-amd64", "amd64"), 0),
 }
 MACHINES = ["native", "novt", "qemu", "qemu-max"]
 

@@ -4,7 +4,8 @@ translation: what the translator takes and makes while each test kernel boots, f
 --stats`: nanoseconds for each guest instruction, host bytes for each guest byte.
 
 density: what one more virtual machine costs its host. The guest has booted, its first process sleeps
-for ever, and it is watched for a while (--watch): CPU use of all threads, and memory. Of that, "guest" is
+for ever, and it is watched for a while (--watch): CPU use of all threads, and memory; natively, a process
+that sleeps as often as the guest's kernel wants to be woken, and does nothing else. Of memory, "guest" is
 the guest's RAM as far as it has been touched, "monitor" everything else: the process' own resident
 pages, its page tables, and the files in memory that it made. Start-up is the wall time of a process
 whose guest ends at its first instructions.
@@ -19,6 +20,7 @@ from lib.value import Value
 
 SETTLE = 2  # seconds after the first process' first line
 MEMORY = 512  # MiB
+IDLE_USE = "CPU use of an idle guest"
 
 
 # --- translation ------------------------------------------------------------------------------
@@ -95,6 +97,20 @@ def memory(machine, pid):
     return guest, own + status["RssShmem"] - guest
 
 
+def cpu_share(context, running):
+    """Of one CPU, over a while."""
+    time.sleep(SETTLE)
+    before, start = cpu_ns(running.pid), time.monotonic()
+    time.sleep(context.options.watch)
+    return (cpu_ns(running.pid) - before) * 1e-9 / (time.monotonic() - start)
+
+
+def measure_ticks(context, guest):
+    """What so many timer interrupts a second cost a process that does nothing else."""
+    with machines.Running([guest.program(context.build), "--ticks", str(guest.ticks)]) as running:
+        context.keep("native", guest, "density", IDLE_USE, Value(cpu_share(context, running) * 100, unit="%"))
+
+
 def measure_idle(context, machine, guest):
     argv = programs.guest_argv(context, machine, guest,
                                machines.kernel_path(context.cache, guest.kernels[0]), ["--idle"])
@@ -102,12 +118,9 @@ def measure_idle(context, machine, guest):
         if not running.wait_for(programs.USERLAND):
             context.results.problem(f"{machine}: the idle guest did not boot")
             return
-        time.sleep(SETTLE)
-        before, start = cpu_ns(running.pid), time.monotonic()
-        time.sleep(context.options.watch)
-        share = (cpu_ns(running.pid) - before) * 1e-9 / (time.monotonic() - start)
+        share = cpu_share(context, running)
         touched, own = memory(machine, running.pid)
-    rows = [("CPU use of an idle guest", share * 100, "%", False),
+    rows = [(IDLE_USE, share * 100, "%", False),
             ("idle guests per core", 1 / share if share else None, "VMs", True),
             ("memory of the monitor", own / 2**20, "MiB", False),
             ("memory touched by the guest", touched / 2**20, "MiB", False),
@@ -133,6 +146,8 @@ def measure_start(context, machine, guest):
 
 def measure_density(context, machine, guest):
     if machine == "native":
+        if guest.ticks:
+            measure_ticks(context, guest)
         return
     measure_start(context, machine, guest)
     measure_idle(context, machine, guest)

@@ -127,14 +127,17 @@ def name_of(results, key):
 
 
 def plain_rows(results, guest, group):
-    """A group without native times: the figures of novt and QEMU, and published ones of VMware."""
-    head, published = ["novt", "QEMU"], PUBLISHED.get(group)
+    """A group without native times, or few: the figures of novt and QEMU, and published ones of VMware."""
+    keys, published = list(results.keys(guest, group)), PUBLISHED.get(group)
+    native = any(results.get("native", key) for key in keys)
     rows = []
-    for key in results.keys(guest, group):
+    for key in keys:
         rows.append([name_of(results, key), number(results.get("novt", key)), number(results.qemu(key))])
+        if native:
+            rows[-1].insert(1, number(results.get("native", key)))
         if published:
             rows[-1].append(number(published.get(key[2])))
-    return head + (["VMware, 2006"] if published else []), rows
+    return [*(["native"] if native else []), "novt", "QEMU", *(["VMware, 2006"] if published else [])], rows
 
 
 def ratio_rows(results, guest, group):

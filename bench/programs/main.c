@@ -3,6 +3,7 @@
  *   bench [--times N] [GROUP | NAME]...   runs them; natively and from a guest's shell
  *   bench --init [...]                    as a guest's first process: powers off at the end
  *   bench --init --idle                   as a guest's first process: does nothing, for ever
+ *   bench --ticks HZ                      only sleeps, so many times a second, for ever
  *   bench --nothing                       exits at once (what fork+exec executes)
  *
  * Prints "bench: userland" first, which is what the boot benchmark waits for, then for each program
@@ -91,6 +92,18 @@ static void find_programs(void)
         memcpy(beside + n, "-dynamic", sizeof "-dynamic");
 }
 
+static void sleep_for_ever(long hz)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    for (;;) {
+        t.tv_nsec += 1000000000 / hz;
+        t.tv_sec += t.tv_nsec / 1000000000;
+        t.tv_nsec %= 1000000000;
+        clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+    }
+}
+
 static int run_selected(char **names, int times)
 {
     int status = 0;
@@ -105,6 +118,7 @@ int main(int argc, char **argv)
 {
     bool is_init = false, idle = false;
     int times = 1;
+    long ticks = 0;
     find_programs();
     char **arg = argv + 1;
     for (; arg < argv + argc && !strncmp(*arg, "--", 2); arg++) {
@@ -114,6 +128,8 @@ int main(int argc, char **argv)
             is_init = true;
         else if (!strcmp(*arg, "--idle"))
             idle = true;
+        else if (!strcmp(*arg, "--ticks") && arg[1])
+            ticks = atol(*++arg);
         else if (!strcmp(*arg, "--times") && arg[1])
             times = atoi(*++arg);
         else
@@ -121,6 +137,8 @@ int main(int argc, char **argv)
     }
     setvbuf(stdout, NULL, _IOLBF, 0);
     puts("bench: userland");
+    if (ticks > 0)
+        sleep_for_ever(ticks);
     while (idle)
         pause();
     stay_on_one_cpu();
