@@ -45,7 +45,6 @@ bool rt_cpu_has_masks(void)
 
 void rt_cpu_init(struct rt_cpu *cpu)
 {
-    cpu->table_mask = rt_cpu_table_mask();
     for (unsigned i = 0; i < 8; i++) {
         bool low = !(i & 1);
         cpu->gather_add[i] = 1u << 27;

@@ -102,7 +102,7 @@ struct rt_cpu {
     uint8_t cpl;
     uint32_t in_cache; /* translated code runs (read by the signal handler) */
     void *host_sp;
-    void *jump_table; /* host addresses of blocks, by the bits of the pc that table_mask says */
+    void *jump_table; /* host addresses of blocks, by the bits of the pc that cc.index_mask says */
     uint8_t *window;  /* base of the current view's window */
     uint64_t exit_arg;
     uint32_t *segptr[6]; /* where each segment's base is; RT_NO_SEGMENT when unusable */
@@ -118,7 +118,6 @@ struct rt_cpu {
     const void *start;             /* where rt_enter() goes: a block, its entry, or the miss stub */
     const void *miss, *direct;     /* stubs of the current mode: no block; a site not linked yet */
     uint64_t class_delta[4];       /* by address bits 46 and 47: see long_operand.c */
-    uint32_t table_mask;           /* as cc.index_mask */
     uint32_t branch_from; /* the last indirect branch: offset of its host code in the region */
     /* System calls in the cache: the sides of CPL 0 and CPL 3, whether they may be used, and what
      * has moved since translated code was entered: to the other side; GS by SWAPGS. */

@@ -151,18 +151,19 @@ static inline void e_state(struct tr_block *t, unsigned rex, unsigned opcode, un
     e3(t, opcode, 0x04 | (reg & 7) << 3, 0x25);
     e32(t, state);
 }
-/* 64-bit code: pext mask, %pc, %index: what cc_index() says, without flags; movzwl %pc, %index
- * where PEXT is slow. Both registers are r8 to r15. */
+/* 64-bit code: what cc_index() says, without flags; movzwl %pc, %index where PEXT is slow. Both
+ * registers are r8 to r15. The mask is a constant, as loads are what indirect jumps are short of:
+ * vm_goto 4.4 -> 4.1 times native. */
 static inline void e_index(struct tr_block *t, unsigned pc, unsigned index)
 {
     if (t->rq->cc->index_mask == 0xffff) {
         e4(t, 0x45, 0x0f, 0xb7, 0xc0 | (index & 7) << 3 | (pc & 7));
         return;
     }
-    e2(t, 0x64, 0xc4);
-    e4(t, 0x62, 0x02 | (~pc & 15) << 3, 0xf5, 0x04 | (index & 7) << 3);
-    e1(t, 0x25);
-    e32(t, STATE(table_mask));
+    e2(t, 0x41, 0xb8 | (index & 7)); /* mov $mask, %index; pext %index, %pc, %index */
+    e32(t, t->rq->cc->index_mask);
+    e4(t, 0xc4, 0x42, 0x02 | (~pc & 15) << 3, 0xf5);
+    e1(t, 0xc0 | (index & 7) << 3 | (index & 7));
 }
 /* mov $imm, %r8d (or r9d) */
 static inline void e_mov_r8d(struct tr_block *t, uint32_t imm)

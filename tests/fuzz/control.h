@@ -39,7 +39,7 @@ enum control_kind {
     CONTROL_SMALL,     /* below 64 */
     CONTROL_ROTATED,   /* of + offset, rotated by small */
     CONTROL_INDEX,     /* bits 32 to 47 of of + offset */
-    CONTROL_INDEX16,   /* below 65,536 */
+    CONTROL_INDEX16,   /* below the jump table's number of entries */
     CONTROL_LANES,     /* sign bits of a gather's lanes that are near; offset: how many lanes */
     CONTROL_LANES_OFF, /* zero if all of them are */
     /* From here on nothing that the guest may see. */

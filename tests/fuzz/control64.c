@@ -622,9 +622,9 @@ static bool rotate_or_extend(struct control *c, struct control_state *s)
             return true;
         }
         return false;
-    case ZYDIS_MNEMONIC_PEXT: /* %fs:table_mask */
-        if (!reg_operand(c, 0, 32, &to) || c->operand[2].type != ZYDIS_OPERAND_TYPE_MEMORY ||
-            c->operand[2].mem.segment != ZYDIS_REGISTER_FS)
+    case ZYDIS_MNEMONIC_PEXT: /* by the table's mask */
+        if (!reg_operand(c, 0, 32, &to) || !reg_operand(c, 2, 32, &from) ||
+            s->reg[from].kind != CONTROL_CONST || (uint64_t)s->reg[from].offset >= CC_TABLE_ENTRIES)
             return false;
         set(s, to, (struct control_value){.kind = CONTROL_INDEX16, .value = ++c->values});
         return true;

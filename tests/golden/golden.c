@@ -70,8 +70,8 @@ static const char *state_name(int64_t displacement, char *buf, size_t size)
         F(gpr),     F(rip),      F(rflags),    F(hflags),     F(vif),      F(irq_pending),
         F(cpl),     F(in_cache), F(host_sp),   F(jump_table), F(window),   F(exit_arg),
         F(segptr),  F(segbase),  F(seg_moved), F(descs),      F(selector), F(tsc_offset),
-        F(tsc_aux), F(insns),    F(rsp_delta), F(table_mask), F(direct),   F(rsp_undo),
-        F(base64),  F(host64),   F(host_rsp),  F(miss),
+        F(tsc_aux), F(insns),    F(rsp_delta), F(direct),     F(rsp_undo), F(base64),
+        F(host64),  F(host_rsp), F(miss),
 #undef F
     };
     int64_t offset = (int32_t)displacement - (int32_t)rt_cpu_offset();
