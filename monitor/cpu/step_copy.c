@@ -222,7 +222,8 @@ static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
 }
 
 /* #UD, a pending #MF and #GP for alignment come before the operand's own fault, #XM before a
- * store's: run on nothing and see. MON_OK: it is an x87 store that stores nothing, and has run. */
+ * store's, and what else a store does to the vector state: run on nothing and see. MON_OK: it is an
+ * x87 store that stores nothing, and has run. */
 static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsigned offset)
 {
     struct mon_exception found = v->exc;
@@ -240,7 +241,12 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
         return rc;
     if (rc == MON_OK && !x87_has_stored(v, i))
         return MON_OK;
+    bool is_store = i->mem_write && !i->mem_read;
+    if (is_store && !is_x87(i) && i->feature != TR_F_MMX) /* VCVTPS2PH: MXCSR */
+        undo.vector = false;
     undo_restore(&undo, v);
+    if (is_store && i->feature == TR_F_MMX)
+        step_x87_set_top(step_component_data(v, STEP_X87), 0);
     v->exc = found;
     return MON_FAULT;
 }

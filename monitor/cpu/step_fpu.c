@@ -284,8 +284,9 @@ static enum mon_rc image_address(struct mon_vcpu *v, const struct tr_insn *i, ui
     uint64_t gla;
 
     *ea = step_ea(v, i, next);
-    /* The limit, or an address that is not canonical, comes first: #SS for stack operands. */
-    if (mon_seg_linear(v, i->seg, *ea, 1, MON_READ, &gla) != MON_OK)
+    /* The limit, or an address that is not canonical, comes first: #SS for stack operands. Of the
+     * first four bytes, as on a processor. */
+    if (mon_seg_linear(v, i->seg, *ea, 4, MON_READ, &gla) != MON_OK)
         return MON_FAULT;
     if ((step_seg_base(v, i->seg) + *ea) & (align - 1))
         return mon_raise_error(v, MON_GP, 0);
@@ -372,6 +373,8 @@ enum mon_rc step_fxrstor(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     if (rc == MON_OK)
         rc = image_address(v, i, next, 16, &ea);
     struct pieces pieces = fx_pieces(i, ea, sizeof(image));
+    if (rc == MON_OK) /* a page fault names the last byte, as on a processor */
+        rc = step_read(v, i->seg, (ea + AREA_LEGACY - 1) & step_mask(i->adsize), image, 1);
     if (rc == MON_OK)
         rc = transfer(v, i, ea, &pieces, image, TO_READ);
     if (rc == MON_OK && (v->cr4 & MON_CR4_OSFXSR))

@@ -319,7 +319,7 @@ enum mon_rc step_partial_write(struct mon_vcpu *v, unsigned seg, uint64_t ea, ui
 
 struct gather {
     struct step_vex f;
-    bool scatter, evex;
+    bool scatter, evex, progress;
     unsigned element, index_size, lanes;
     unsigned dest_len; /* of the data register, in bytes */
     unsigned index_reg;
@@ -334,6 +334,7 @@ static void gather_prepare(struct mon_vcpu *v, const struct tr_insn *i, uint64_t
     unsigned len = vector_bytes(i);
 
     g->f = step_vex_fields(i);
+    g->progress = false;
     g->evex = i->encoding == TR_ENC_EVEX;
     g->scatter = (i->opcode & 0xf0) == 0xa0;
     g->element = g->f.w ? 8 : 4;
@@ -366,7 +367,34 @@ static enum mon_rc gather_lane(struct mon_vcpu *v, const struct tr_insn *i, stru
     return step_read(v, i->seg, ea, data, g->element);
 }
 
-/* Lanes that are done have their mask cleared: an instruction that faults goes on from there. */
+/* Before a fault: of the data register only lanes that are done change, and they have their mask
+ * cleared, from where the instruction goes on. In a VEX mask the other elements, those without a
+ * lane too, are all ones or zeros by then (SDM 2 VGATHERDPS). */
+static void gather_interrupt(struct mon_vcpu *v, const struct tr_insn *i, struct gather *g)
+{
+    unsigned len = vector_bytes(i);
+    uint8_t whole[64];
+
+    step_vec_read(v, g->f.reg, whole, 64);
+    for (unsigned k = 0; k < g->lanes && !g->scatter; k++)
+        if (!(g->mask >> k & 1))
+            memcpy(whole + k * g->element, g->data + k * g->element, g->element);
+    if (!g->scatter && g->progress)
+        step_vec_write(v, g->f.reg, whole, len);
+    if (g->evex) {
+        uint64_t others = step_opmask(v, i->evex_aaa) & ~step_mask(g->lanes);
+        step_set_opmask(v, i->evex_aaa, others | g->mask);
+        return;
+    }
+    step_vec_read(v, g->f.vvvv, whole, len);
+    for (unsigned k = 0; k < len / g->element; k++) {
+        bool set = k < g->lanes ? g->mask >> k & 1 : whole[(k + 1) * g->element - 1] & 0x80;
+        memset(whole + k * g->element, set ? 0xff : 0, g->element);
+    }
+    step_vec_write(v, g->f.vvvv, whole, len);
+}
+
+/* All lanes are done. */
 static void gather_commit(struct mon_vcpu *v, const struct tr_insn *i, struct gather *g)
 {
     unsigned used = g->lanes * g->element;
@@ -375,13 +403,10 @@ static void gather_commit(struct mon_vcpu *v, const struct tr_insn *i, struct ga
         step_vec_write(v, g->f.reg, g->data, g->dest_len);
     }
     if (g->evex) {
-        step_set_opmask(v, i->evex_aaa, g->mask);
+        step_set_opmask(v, i->evex_aaa, 0);
         return;
     }
-    for (unsigned k = 0; k < g->lanes; k++)
-        if (!(g->mask >> k & 1))
-            memset(g->vex_mask + k * g->element, 0, g->element);
-    memset(g->vex_mask + used, 0, sizeof(g->vex_mask) - used);
+    memset(g->vex_mask, 0, sizeof(g->vex_mask));
     step_vec_write(v, g->f.vvvv, g->vex_mask, g->dest_len);
 }
 
@@ -398,7 +423,6 @@ static bool gather_traps_first(struct mon_vcpu *v, bool progress)
 enum mon_rc step_gather(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     struct gather g;
-    bool progress = false;
     gather_prepare(v, i, next, &g);
     bool clash = g.evex ? !i->evex_aaa || (!g.scatter && g.f.reg == g.index_reg)
                         : g.f.reg == g.index_reg || g.f.reg == g.f.vvvv || g.f.vvvv == g.index_reg;
@@ -409,14 +433,14 @@ enum mon_rc step_gather(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ne
             continue;
         enum mon_rc rc = gather_lane(v, i, &g, lane);
         if (rc == MON_FAULT) {
-            gather_commit(v, i, &g);
-            if (gather_traps_first(v, progress))
+            gather_interrupt(v, i, &g);
+            if (gather_traps_first(v, g.progress))
                 return MON_OK;
         }
         if (rc != MON_OK)
             return rc;
         g.mask &= ~(1ull << lane);
-        progress = true;
+        g.progress = true;
     }
     gather_commit(v, i, &g);
     return step_done(v, next);
@@ -453,14 +477,16 @@ enum mon_rc step_maskmov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
         step_vec_read(v, reg, data, 16);
         step_vec_read(v, rm, mask, 16);
     }
-    /* The whole operand has to be writable, whatever the mask (compared with a processor). */
-    uint64_t bytes = spread(sign_bits(mask, len, 1), len, 1), ea = step_reg_ad(v, i, RT_DI);
-    enum mon_rc rc = step_check_write(v, i->seg, ea, len);
-    if (rc == MON_OK)
-        rc = step_partial_write(v, i->seg, ea, bytes, i->adsize, data);
-    if (rc != MON_OK)
-        return rc;
     if (mmx)
-        enter_mmx(v);
-    return step_done(v, next);
+        enter_mmx(v); /* before a fault too */
+    /* By halves, the upper one first; all of both has to be writable, whatever the mask (compared
+     * with a processor). */
+    uint64_t bytes = spread(sign_bits(mask, len, 1), len, 1), ea = step_reg_ad(v, i, RT_DI);
+    enum mon_rc rc = MON_OK;
+    for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
+        rc = step_check_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize), 8);
+    for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
+        rc = step_partial_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize),
+                                bytes >> (at - 8) & 0xff, i->adsize, data + at - 8);
+    return rc == MON_OK ? step_done(v, next) : rc;
 }

@@ -2,8 +2,8 @@
  *
  * Registers, flags, vector state, fault records and the arena, bit for bit; only the x87
  * instruction and data pointers are not compared, nor error codes and CR2 where the vector has
- * none. The slow path, which runs what translated code cannot, is free where the manual leaves the
- * CPU free: struct scope says where. */
+ * none. Translated code and the slow path are held to the same: what is excused has a line in
+ * scope_of() or is_gap(). */
 #include "tests/diff/diff.h"
 
 #include "runtime/vcpu.h"
@@ -42,28 +42,13 @@ static bool bytes_equal(const char *name, int index, const void *a, const void *
 
 /* ---- what is compared ---- */
 
-/* What is compared at a fault. The slow path is free in how far a gather got (SDM 2 VGATHERDPS),
- * whether MMX has emptied the x87 stack, whether a conversion has set MXCSR's flags. */
+/* What is compared at a fault. */
 struct scope {
-    bool vectors, x87, mxcsr;
     uint32_t cr2_slack; /* which of an operand's absent bytes is found first */
     bool gap;           /* memory may differ from here on: see is_gap() */
 };
 
-static const struct scope everything = {true, true, true, 0, false};
-
-static bool slow_path(const struct comparison *c, const struct record *a,
-                      const struct tr_insn *insn)
-{
-    bool edge = a->vector == 14 && (uint32_t)a->cr2 + 0x100000 < 0x200000; /* a window's guard */
-
-    if (c->interpret || diff_mode == TR_MODE_16 || (a->rflags & (RT_AC | RT_TF)) || edge ||
-        insn->cls == TR_CALLOUT)
-        return true;
-    if (long_mode()) /* operands are checked before translated code uses them */
-        return insn->has_mem || insn->op == TR_OP_maskmov;
-    return insn->adsize != 32 || insn->seg == TR_CS || insn->seg == TR_FS || insn->seg == TR_GS;
-}
+static const struct scope everything = {0, false};
 
 static bool wraps(const struct tr_insn *insn, const uint64_t *gpr)
 {
@@ -121,11 +106,6 @@ static struct scope scope_of(const struct comparison *c, unsigned i)
         tr_decode(c->code + (a->rip - c->base), 15, diff_mode, &insn) != TR_DECODE_OK)
         return scope;
     tr_decode_operands(&insn);
-    bool slow = slow_path(c, a, &insn);
-    scope.vectors = !(slow && insn.vsib);
-    scope.mxcsr = !slow;
-    scope.x87 = !(slow && insn.feature == TR_F_MMX);
-    scope.cr2_slack = slow && (insn.touches_vector || insn.op == TR_OP_fxrstor) ? 511 : 0;
     if (insn.encoding == TR_ENC_EVEX && insn.evex_aaa)
         scope.cr2_slack = 511;
     scope.gap = is_gap(a, b, &insn) || copies_to_alias(a, &insn);
@@ -187,17 +167,13 @@ static bool vector_registers_equal(const struct image *a, const struct image *b,
 }
 
 /* FOP, FIP, FCS, FDP and FDS are not compared. */
-static bool vectors_equal(const struct image *a, const struct image *b, struct scope scope,
-                          bool say)
+static bool vectors_equal(const struct image *a, const struct image *b, bool say)
 {
     bool equal = bytes_equal("control", -1, a->fx, b->fx, 2, say);
 
-    if (scope.mxcsr)
-        equal &= bytes_equal("mxcsr", -1, a->fx + 24, b->fx + 24, 4, say);
-    if (scope.x87)
-        equal &= x87_equal(a, b, say);
-    if (scope.vectors)
-        equal &= vector_registers_equal(a, b, say);
+    equal &= bytes_equal("mxcsr", -1, a->fx + 24, b->fx + 24, 4, say);
+    equal &= x87_equal(a, b, say);
+    equal &= vector_registers_equal(a, b, say);
     return equal;
 }
 
@@ -245,7 +221,7 @@ bool records_equal(const struct comparison *c, unsigned i, bool vector, bool say
     bool equal = gprs_equal(&a->out, &b->out, say) && fault;
 
     if (vector)
-        equal &= vectors_equal(&a->out, &b->out, scope, say);
+        equal &= vectors_equal(&a->out, &b->out, say);
     if (!fault && say) {
         print_fault("native", a);
         print_fault("novt  ", b);

@@ -505,9 +505,12 @@ static bool privileged(const struct tr_insn *insn)
     }
 }
 
+static const char *only; /* a mnemonic; NULL: all */
+
 static bool decodes(const uint8_t *bytes, struct tr_insn *insn)
 {
-    return tr_decode(bytes, 15, diff_mode, insn) == TR_DECODE_OK && op_allowed(insn);
+    return tr_decode(bytes, 15, diff_mode, insn) == TR_DECODE_OK && op_allowed(insn) &&
+           (!only || !strcmp(only, ZydisMnemonicGetString(insn->mnemonic)));
 }
 
 bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn)
@@ -560,12 +563,8 @@ void form_set_ud(unsigned i)
 
 /* ---- listing the forms ---- */
 
-static const char *only; /* a mnemonic; NULL: all */
-
 static void form_add(struct form f, const struct tr_insn *insn)
 {
-    if (only && strcmp(only, ZydisMnemonicGetString(insn->mnemonic)))
-        return;
     f.flavour = (uint8_t)flavour_of(insn);
     if (form_count == FORMS_MAX)
         abort();
