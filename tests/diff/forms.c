@@ -572,7 +572,15 @@ static void form_add(struct form f, const struct tr_insn *insn)
     forms[form_count++] = f;
 }
 
-#define TRIES 400 /* candidates before a form counts as absent */
+/* Candidates before a form counts as absent: what those that are there take, and some more. Of
+ * gathers few are valid, as no two of their registers may be the same. */
+static unsigned tries_for(const struct form *f)
+{
+    bool gathers = f->encoding == EVEX && f->map == 2 && f->memory &&
+                   ((f->opcode & 0xfc) == 0x90 || (f->opcode & 0xfc) == 0xa0);
+
+    return gathers ? 400 : 170;
+}
 
 static void try_form(struct form f)
 {
@@ -582,7 +590,7 @@ static void try_form(struct form f)
 
     random_seed(&r, f.opcode, f.map * 1000u + f.prefix * 100u + f.w * 10u + f.l);
     bool prefixed = diff_mode == TR_MODE_16 && f.encoding != LEGACY && f.memory;
-    for (unsigned i = 0; i < TRIES; i++) {
+    for (unsigned i = 0; i < tries_for(&f); i++) {
         put_candidate(&r, &f, bytes, !prefixed || one_in(&r, 2));
         if (!decodes(bytes, &insn))
             continue;
