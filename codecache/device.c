@@ -4,6 +4,8 @@
  * done so CC_DEVICE_FAULTS times is translated again, as a callout: that costs a thirtieth. An
  * access of it to RAM then costs 200 cycles more, so no other instruction may be taken for it: the
  * table holds physical addresses, with the first bytes there in case the code is another by now.
+ * One that faults even so, in another block or because it cannot be a callout (PUSH), has its block
+ * translated again a few times more, and then for every 32nd fault.
  *
  * Thread: the vCPU's; cc_device_note() also in the fault handler. */
 #include "codecache/cc.h"
@@ -43,14 +45,15 @@ bool cc_device_note(struct cc *cc, uint64_t gpa, uint16_t bytes)
         device = take(cc, gpa);
     if (device->gpa != gpa || device->bytes != bytes)
         *device = (struct cc_device){.gpa = gpa, .bytes = bytes};
-    if (device->faults < CC_DEVICE_FAULTS)
-        device->faults++;
-    return device->faults == CC_DEVICE_FAULTS;
+    device->faults = (uint8_t)(device->faults == UINT8_MAX ? UINT8_MAX - 31 : device->faults + 1);
+    if (device->faults >= 2 * CC_DEVICE_FAULTS)
+        return device->faults % 32 == 0;
+    return device->faults >= CC_DEVICE_FAULTS;
 }
 
 bool cc_device_known(struct cc *cc, uint64_t gpa, uint16_t bytes)
 {
     const struct cc_device *device = cc->has_devices ? find(cc, gpa) : NULL;
 
-    return device && device->faults == CC_DEVICE_FAULTS && device->bytes == bytes;
+    return device && device->faults >= CC_DEVICE_FAULTS && device->bytes == bytes;
 }

@@ -80,8 +80,10 @@ static bool map_run(struct mon_vcpu *v, struct view *view, uint64_t gla, uint64_
     while (rt_os_map_at(view->window + gla, bytes, writable ? RT_PROT_RW : RT_PROT_R, ram->fd,
                         ram->offset + offset, bytes <= 16 * 4096) < 0) {
         struct view *victim = largest_view(v->views, false);
-        if (!victim)
+        if (!victim) {
+            mon_count(v, MON_STAT_window_refused);
             return false;
+        }
         view_empty(v, victim);
     }
     view->maps += 2;
@@ -313,12 +315,16 @@ enum mon_fill mon_view_fill(struct mon_vcpu *v, uint64_t gla, bool write)
         return MON_FILL_STEP;
     }
     keep_budget(v);
+    uint64_t refused = v->vm->stat[MON_STAT_window_refused];
     struct view *view = view_at(v->views->current, view_hi_of(gla));
     bool done = v->cr0 & MON_CR0_PG ? fill_paged(v, view, (uint32_t)gla, &walk)
                                     : fill_identity(v, view, gla);
     mon_count(v, MON_STAT_fault_window_fill);
     view_mend(v, view); /* then the next fault fills again */
-    return done ? MON_FILL_DONE : MON_FILL_STEP;
+    if (done)
+        return MON_FILL_DONE;
+    /* What the host refuses to map is as far away as a device: no fault for each access to it. */
+    return v->vm->stat[MON_STAT_window_refused] != refused ? MON_FILL_DEVICE : MON_FILL_STEP;
 }
 
 /* Whether the page at gla is mapped for such an access, and as the guest's tables are now. */

@@ -40,3 +40,17 @@ Test(codecache_device, a_full_table_forgets_and_never_confuses)
     for (uint64_t gpa = 0; gpa < 64 * CC_DEVICES; gpa += 8)
         cr_assert(!cc_device_known(&cc, gpa + 4, (uint16_t)gpa));
 }
+
+/* An instruction that no callout takes the place of: its block is not made again for every fault.
+ */
+Test(codecache_device, one_that_goes_on_faulting_is_seldom_translated_again)
+{
+    unsigned again = 0;
+
+    find_guilty(0x2000, 0x0050);
+    for (unsigned i = 0; i < 3200; i++) {
+        again += cc_device_note(&cc, 0x2000, 0x0050);
+        cr_assert(cc_device_known(&cc, 0x2000, 0x0050));
+    }
+    cr_assert(again >= 100 && again <= 110, "%u times", again);
+}
