@@ -237,6 +237,8 @@ void step_x87_note(struct mon_vcpu *v, const struct tr_insn *insn);
 /* Is i (with operands filled in) one that may leave parts of its memory operand alone? If so *bytes
  * has a bit for each byte that it accesses. */
 bool step_is_partial(struct mon_vcpu *v, const struct tr_insn *i, uint64_t *bytes);
+/* Where among those bytes a page fault is found first: at the lowest selected element. */
+unsigned step_first_selected(struct mon_vcpu *v, const struct tr_insn *i, uint64_t bytes);
 /* Whether parts that are not selected may fault without harm (SDM 2-2.8: not for permutes). */
 bool step_suppresses_faults(const struct tr_insn *i);
 /* Checks or transfers the bytes of the operand at seg:ea that the mask selects; data is where byte

@@ -205,6 +205,12 @@ static enum mon_rc partial_in(struct mon_vcpu *v, const struct tr_insn *i, uint6
     if (rc != MON_FAULT || !step_suppresses_faults(i))
         return rc;
     memset(data, 0, i->mem_size);
+    if (bytes) {
+        uint64_t first = 1ull << step_first_selected(v, i, bytes);
+        rc = step_partial_read(v, i->seg, ea, first, i->adsize, data);
+        if (rc != MON_OK)
+            return rc;
+    }
     return step_partial_read(v, i->seg, ea, bytes, i->adsize, data);
 }
 

@@ -200,6 +200,21 @@ static uint64_t evex_bytes(struct mon_vcpu *v, const struct tr_insn *i)
     return spread(mask, lanes, operand / lanes ? operand / lanes : 1) & all;
 }
 
+unsigned step_first_selected(struct mon_vcpu *v, const struct tr_insn *i, uint64_t bytes)
+{
+    struct step_vex f = step_vex_fields(i);
+    unsigned element = element_bytes(i, &f);
+    uint64_t mask = step_opmask(v, i->evex_aaa) & step_mask(vector_bytes(i) / element);
+
+    if (i->encoding != TR_ENC_EVEX || !repeats_operand(i, &f) || i->mem_size <= element || !mask)
+        return bytes ? (unsigned)__builtin_ctzll(bytes) : 0;
+    /* Element k is selected by bits k, k + n, k + 2n ... */
+    unsigned n = i->mem_size / element, first = 0;
+    while (!(mask >> first & (~0ull / step_mask(n))))
+        first++;
+    return first * element;
+}
+
 /* VMASKMOVPS/PD (2Ch-2Fh), VPMASKMOVD/Q (8Ch, 8Eh). */
 static bool is_maskmov_vex(const struct tr_insn *i)
 {
