@@ -12,6 +12,7 @@
 #include "runtime/rt.h"
 
 #define PER_PAGE (4096 / sizeof(struct cc_victim))
+#define KEPT     8 /* pages that a table keeps when it is cleared */
 
 _Static_assert(CC_VICTIMS / PER_PAGE == 64, "a bit for each page");
 
@@ -67,8 +68,13 @@ void cc_victims_clear_page(const struct cc *cc, void **table, uint64_t pc)
 void cc_victims_clear(const struct cc *cc, void **table)
 {
     struct cc_table_head *head = cc_table_head(table);
+    uint64_t pages = head->victims;
 
-    for (uint64_t pages = head->victims; pages; pages &= pages - 1)
+    /* Private pages go; what is read next is the memfd's again. */
+    if (__builtin_popcountll(pages) > KEPT &&
+        rt_os_discard(cc_victims(table), CC_VICTIMS_SIZE) == 0)
+        pages = 0;
+    for (; pages; pages &= pages - 1)
         cc_victims_make(cc, cc_victims(table) + (size_t)__builtin_ctzll(pages) * PER_PAGE,
                         PER_PAGE);
     head->victims = head->victims_of = 0;

@@ -94,7 +94,11 @@ Test(codecache_victim, they_go_by_page_by_pc_and_with_the_table)
     cr_expect_eq(victims(), 78);
     cr_expect_null(victim(5 * 4096 + 8));
     cc_table_clear(&cc, table);
-    cr_expect_eq(victims(), 0);
+    cr_expect_eq(victims(), 0, "of many pages");
+    put(4096);
+    put(4096 + SLOTS);
+    cc_table_clear(&cc, table);
+    cr_expect_eq(victims(), 0, "of few");
     put(8);
     put(8 + SLOTS);
     cr_expect_eq(victims(), 2, "and it can be used again");
