@@ -1,8 +1,8 @@
 /* boundary.c - interrupts at every instruction boundary and page faults at every access.
  *
- *   boundary DIR [32|64]     runs DIR/guest32.bin and DIR/guest64.bin, or one of them
+ *   boundary DIR [16|32|64]     runs DIR/guest16.bin, guest32.bin and guest64.bin, or one of them
  *
- * A guest program, a few hundred instructions of every kind (guest32.S, guest64.S), runs alone in
+ * A guest program, a few hundred instructions of every kind (guest16.S and so on), runs alone in
  * the slow path, which stops at each boundary: between two instructions, two iterations of a REP,
  * before a handler's first instruction. That gives the list of boundaries with the state at each,
  * and for an event at each of them the state at the end; what handlers were given is in memory, so
@@ -204,7 +204,7 @@ static const uint32_t victims[] = {PROGRAM,
                                    USER_TOP & ~0xfffu,
                                    STACK_TOP & ~0xfffu};
 
-/* Supervisor code of the 32-bit guest takes its page faults on that stack. */
+/* Supervisor code of the others takes its page faults on that stack. */
 static bool is_victim(const struct guest *g, uint32_t page)
 {
     return g->wide || page != (STACK_TOP & ~0xfffu);
@@ -387,11 +387,11 @@ int main(int argc, char **argv)
 {
     setvbuf(stdout, NULL, _IOLBF, 0);
     if (argc < 2)
-        die("usage: boundary DIR [32|64]");
-    if (argc < 3 || !strcmp(argv[2], "32"))
-        run_guest(argv[1], 32);
-    if (argc < 3 || !strcmp(argv[2], "64"))
-        run_guest(argv[1], 64);
+        die("usage: boundary DIR [16|32|64]");
+    for (unsigned bits = 16; bits <= 64; bits *= 2) {
+        if (argc < 3 || strtoul(argv[2], NULL, 10) == bits)
+            run_guest(argv[1], bits);
+    }
     printf("%u passed, %u failed\n", passed, failed);
     return failed || !passed;
 }

@@ -3,7 +3,7 @@
  *   boundary.c   the cases: the oracle in the slow path, and translated code compared with it
  *   machine.c    a guest's memory, a vCPU at its start, the state that a guest can see
  *   step.c       the engine's way into translated code, stepped through and stopped
- *   layout.h     the guest's memory map, for guest32.S and guest64.S too
+ *   layout.h     the guest's memory map, for the guests too
  *
  * What the host cannot do ends the test (die()), what differs is reported and counted. */
 #ifndef NOVT_TESTS_BOUNDARY_BOUNDARY_H
@@ -41,7 +41,7 @@ __attribute__((noreturn)) void die(const char *what);
 
 /* ---- machine.c ---- */
 
-/* The image of dir/guest32.bin or dir/guest64.bin, with its tables and data. */
+/* The image of dir/guest16.bin, guest32.bin or guest64.bin, with its tables and data. */
 void load_guest(struct guest *g, const char *dir, unsigned bits);
 void create(struct engine *e, const struct guest *g, uint64_t flags);
 void destroy(struct engine *e);

@@ -2,7 +2,7 @@
 
 BOUNDARY := $(B)/tests/boundary/boundary
 BOUNDARY_OBJS := $(call objects,$(wildcard tests/boundary/*.c))
-BOUNDARY_GUESTS := $(B)/tests/boundary/guest32.bin $(B)/tests/boundary/guest64.bin
+BOUNDARY_GUESTS := $(foreach n,16 32 64,$(B)/tests/boundary/guest$(n).bin)
 # Where the engine's C code enters translated code, and where it executes one instruction itself.
 BOUNDARY_WRAP := $(foreach f,rt_enter rt_enter64 mon_step mon_execute mon_exception_deliver,-Wl,--wrap=$(f))
 
@@ -15,7 +15,7 @@ $(BOUNDARY): $(BOUNDARY_OBJS) $(LIBNOVT_INTERNAL)
 
 $(B)/tests/boundary/guest%.bin: tests/boundary/guest%.S tests/boundary/handlers.h tests/boundary/layout.h | deps
 	@mkdir -p $(@D)
-	$(CC) -m$* $(if $(filter 64,$*),-DGUEST64) -I. -c -o $(@:.bin=.o) $<
+	$(CC) -m$(if $(filter 64,$*),64,32) -DGUEST$* -I. -c -o $(@:.bin=.o) $<
 	$(LD) -m elf_$(if $(filter 64,$*),x86_64,i386) -Ttext=0 -e 0x10000 --oformat binary -o $@ $(@:.bin=.o)
 
 -include $(BOUNDARY_OBJS:.o=.d)

@@ -1,4 +1,4 @@
-/* handlers.h - the handlers that both guests of the boundary test have, as assembly.
+/* handlers.h - the handlers that the guests of the boundary test share, as assembly.
  *
  * They append to the log what they were given and change nothing else. Includes what comes before
  * the program: the vectors for machine.c, then HANDLERS. A guest adds handler_call, handler_finish
@@ -23,10 +23,10 @@
         .code32
 #endif
 
-/* Appends the value to the log at BX. */
+/* By SS, as virtual-8086 mode leaves no other. Appends the value to the log at BX. */
 .macro  NOTE value
         mov     \value, AX
-        mov     AX, (BX)
+        mov     AX, %ss:(BX)
         add     $WORD, BX
 .endm
 
@@ -36,7 +36,7 @@
 .macro  NOTE_FRAME vector, depth
         push    AX
         push    BX
-        mov     LOG, BX
+        mov     %ss:LOG, BX
         NOTE    $\vector
         NOTE    (\depth+2)*WORD(SP)
         NOTE    (\depth+3)*WORD(SP)
@@ -46,7 +46,7 @@
         NOTE    (\depth+6)*WORD(SP)
 #else
         lea     (\depth+5)*WORD(SP), AX
-        mov     AX, (BX)
+        mov     AX, %ss:(BX)
         add     $WORD, BX
 #endif
 .endm
@@ -70,22 +70,22 @@
         .org    HANDLERS
 handler_irq:
         NOTE_FRAME IRQ, 0
-        mov     BX, LOG
+        mov     BX, %ss:LOG
         RESTORE
         OP(iret)
 handler_absent:
         NOTE_FRAME ABSENT, 0
-        mov     BX, LOG
-        mov     VICTIM, AX
+        mov     BX, %ss:LOG
+        mov     %ss:VICTIM, AX
         movl    %eax, %ebx
         shrl    $12, %ebx
-        OP(and) $~1, PT(,BX,WORD)
-        invlpg  (AX)
+        OP(and) $~1, %ss:PT(,BX,WORD)
+        invlpg  %ss:(AX)
 #ifdef GUEST64
-        mov     VICTIM, AX
+        mov     %ss:VICTIM, AX
         movabsq $HIGH, BX
         add     BX, AX
-        invlpg  (AX)
+        invlpg  %ss:(AX)
 #endif
         RESTORE
         OP(iret)
@@ -93,17 +93,20 @@ handler_pf:
         NOTE_FRAME PF, 1
         NOTE    2*WORD(SP)              /* the error code */
         mov     %cr2, AX
-        mov     AX, (BX)
+        mov     AX, %ss:(BX)
         add     $WORD, BX
-        mov     BX, LOG
+        mov     BX, %ss:LOG
         shrl    $12, %eax
-        OP(or)  $1, PT(,AX,WORD)
+        OP(or)  $1, %ss:PT(,AX,WORD)
+#ifdef GUEST16
+        OP(or)  $1, %ss:PT2(,AX,WORD)
+#endif
         RESTORE
         add     $WORD, SP
         OP(iret)
 handler_gp:                             /* these instructions have two bytes */
         NOTE_FRAME GP, 1
-        mov     BX, LOG
+        mov     BX, %ss:LOG
         RESTORE
         add     $WORD, SP
         OP(add) $2, (SP)
@@ -111,7 +114,7 @@ handler_gp:                             /* these instructions have two bytes */
 handler_ud:
 handler_de:
         NOTE_FRAME UD, 0
-        mov     BX, LOG
+        mov     BX, %ss:LOG
         RESTORE
         OP(add) $2, (SP)
         OP(iret)

@@ -4,6 +4,8 @@
 #define NOVT_TESTS_BOUNDARY_LAYOUT_H
 
 #define TABLES    0x1000 /* page tables; the last level is at PT */
+#define TABLES2   0x2000 /* of guest16's other address space; the last level is at PT2 */
+#define PT2       0x3000
 #define PT        0x4000
 #define GDT       0x8000
 #define IDT       0x9000
@@ -24,10 +26,12 @@
 
 #define HIGH 0xffff800000000000
 
-#define KCODE 0x08
-#define KDATA 0x10
-#define UDATA 0x23
-#define TASK  0x30
+#define KCODE  0x08
+#define KDATA  0x10
+#define UDATA  0x23
+#define TASK   0x30
+#define CODE16 0x40 /* its base is PROGRAM */
+#define DATA16 0x48 /* DATA */
 #ifdef GUEST64
 #define UCODE 0x2b
 #else

@@ -57,6 +57,8 @@ static void put_descriptors(struct guest *g)
     put(g, GDT + 0x18, 0x00cffb000000ffff, 8);
     put(g, GDT + 0x20, 0x00cff3000000ffff, 8);
     put(g, GDT + 0x28, 0x00affb000000ffff, 8);
+    put(g, GDT + CODE16, 0x00009b000000ffff | (uint64_t)PROGRAM << 16, 8);
+    put(g, GDT + DATA16, 0x000093000000ffff | (uint64_t)DATA << 16, 8);
     if (g->wide) {
         put(g, TSS + 4, TRAP_TOP, 8);
         put(g, TSS + 0x24, TRAP_TOP, 8);
@@ -157,7 +159,7 @@ void reset(struct engine *e)
     s.seg[NOVT_CS] = (struct novt_segment){0, 0xffffffff, wide ? 0xa09b : 0xc09b, KCODE};
     s.tr = (struct novt_segment){TSS, 0x67, 0x8b, TASK};
     s.ldt = (struct novt_segment){0, 0, 0x10000, 0};
-    s.gdt = (struct novt_dtable){GDT, 0x3f};
+    s.gdt = (struct novt_dtable){GDT, 0x4f};
     s.idt = (struct novt_dtable){IDT, 0xfff};
     s.cr0 = 0x80010033; /* PG WP NE ET MP PE */
     s.cr3 = TABLES;
