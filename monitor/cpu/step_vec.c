@@ -287,10 +287,13 @@ static bool next_run(uint64_t bytes, unsigned *start, unsigned *len)
     return true;
 }
 
-/* An operand does not go on at 0 behind 64 KiB: what is there is beyond the limit. */
-static uint64_t piece_at(uint64_t ea, unsigned at, unsigned adsize)
+/* An operand does not go on at 0 behind 64 KiB: what is there is beyond the limit. Nor does it
+ * behind 4 GiB in 64-bit code (both compared with a processor). */
+static uint64_t piece_at(const struct mon_vcpu *v, uint64_t ea, unsigned at, unsigned adsize)
 {
-    return adsize == 16 ? (ea & 0xffff) + at : (ea + at) & step_mask(adsize);
+    if (adsize == 16 || mon_code64(v))
+        return (ea & step_mask(adsize)) + at;
+    return (ea + at) & step_mask(adsize);
 }
 
 static enum mon_rc partial_walk(struct mon_vcpu *v, unsigned seg, uint64_t ea, uint64_t bytes,
@@ -299,7 +302,7 @@ static enum mon_rc partial_walk(struct mon_vcpu *v, unsigned seg, uint64_t ea, u
     enum mon_rc rc = MON_OK;
     uint64_t gla;
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len) {
-        rc = step_linear(v, seg, piece_at(ea, at, adsize), len, access, &gla);
+        rc = step_linear(v, seg, piece_at(v, ea, at, adsize), len, access, &gla);
         if (rc == MON_OK)
             rc = mon_lin_check(v, gla, len, access);
     }
@@ -317,7 +320,7 @@ enum mon_rc step_partial_read(struct mon_vcpu *v, unsigned seg, uint64_t ea, uin
 {
     enum mon_rc rc = partial_walk(v, seg, ea, bytes, adsize, MON_READ);
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len)
-        rc = step_read(v, seg, piece_at(ea, at, adsize), data + at, len);
+        rc = step_read(v, seg, piece_at(v, ea, at, adsize), data + at, len);
     return rc;
 }
 
@@ -326,7 +329,7 @@ enum mon_rc step_partial_write(struct mon_vcpu *v, unsigned seg, uint64_t ea, ui
 {
     enum mon_rc rc = MON_OK;
     for (unsigned at = 0, len = 0; rc == MON_OK && next_run(bytes, &at, &len); at += len)
-        rc = step_write(v, seg, piece_at(ea, at, adsize), data + at, len);
+        rc = step_write(v, seg, piece_at(v, ea, at, adsize), data + at, len);
     return rc;
 }
 
@@ -499,9 +502,9 @@ enum mon_rc step_maskmov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     uint64_t bytes = spread(sign_bits(mask, len, 1), len, 1), ea = step_reg_ad(v, i, RT_DI);
     enum mon_rc rc = MON_OK;
     for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
-        rc = step_check_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize), 8);
+        rc = step_check_write(v, i->seg, piece_at(v, ea, at - 8, i->adsize), 8);
     for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
-        rc = step_partial_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize),
+        rc = step_partial_write(v, i->seg, piece_at(v, ea, at - 8, i->adsize),
                                 bytes >> (at - 8) & 0xff, i->adsize, data + at - 8);
     return rc == MON_OK ? step_done(v, next) : rc;
 }
