@@ -502,9 +502,9 @@ enum mon_rc step_maskmov(struct mon_vcpu *v, const struct tr_insn *i, uint64_t n
     uint64_t bytes = spread(sign_bits(mask, len, 1), len, 1), ea = step_reg_ad(v, i, RT_DI);
     enum mon_rc rc = MON_OK;
     for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
-        rc = step_check_write(v, i->seg, piece_at(v, ea, at - 8, i->adsize), 8);
+        rc = step_check_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize), 8);
     for (unsigned at = len; at > 0 && rc == MON_OK; at -= 8)
-        rc = step_partial_write(v, i->seg, piece_at(v, ea, at - 8, i->adsize),
+        rc = step_partial_write(v, i->seg, (ea + at - 8) & step_mask(i->adsize),
                                 bytes >> (at - 8) & 0xff, i->adsize, data + at - 8);
     return rc == MON_OK ? step_done(v, next) : rc;
 }
