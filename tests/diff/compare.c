@@ -71,14 +71,15 @@ static bool wraps(const struct tr_insn *insn, const uint64_t *gpr)
  * aligned. Masked operands that reach there may fault for a page first. */
 static bool is_gap(const struct record *a, const struct record *b, const struct tr_insn *insn)
 {
-    if (a->vector == 17 && b->vector == 13)
+    bool segment = a->vector == 13 || a->vector == 12;
+
+    if (a->vector == 17 && (b->vector == 13 || b->vector == 12))
         return true;
-    if (long_mode() && a->vector == 13 && b->vector == 14 && b->cr2 >> 8 == 0x7fffffffff)
+    if (long_mode() && segment && b->vector == 14 && b->cr2 >> 8 == 0x7fffffffff)
         return true;
     if (long_mode())
         return false;
-    return (a->vector == 13 || a->vector == 12) && (insn->seg == TR_FS || insn->seg == TR_GS) &&
-           wraps(insn, a->out.gpr);
+    return segment && (insn->seg == TR_FS || insn->seg == TR_GS) && wraps(insn, a->out.gpr);
 }
 
 /* Modulo the arena's size, so at its end too. */
