@@ -122,6 +122,9 @@ static struct scope scope_of(const struct comparison *c, unsigned i)
         tr_decode(c->code + (a->rip - c->base), 15, diff_mode, &insn) != TR_DECODE_OK)
         return scope;
     tr_decode_operands(&insn);
+    if (insn.encoding == TR_ENC_EVEX &&
+        insn.evex_aaa) /* the CPU's assists take them in some order */
+        scope.cr2_slack = 511;
     scope.gap |= is_gap(a, b, &insn) || copies_to_alias(a, &insn);
     return scope;
 }
