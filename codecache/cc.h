@@ -273,7 +273,7 @@ struct cc_victim {
     uint64_t pc;
     void *hpc;
 };
-#define CC_VICTIMS      (1u << 14)
+#define CC_VICTIMS      (1u << 13)
 #define CC_VICTIMS_SIZE (CC_VICTIMS * sizeof(struct cc_victim))
 /* Bytes of a table's mapping in front of it. */
 #define CC_TABLE_IN_FRONT (CC_VICTIMS_SIZE + CC_TABLE_HEAD_SIZE)
