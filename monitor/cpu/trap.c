@@ -130,6 +130,14 @@ static bool at_repeated_string(const uint8_t *hpc)
     return *hpc >= 0xa4 && *hpc <= 0xaf && *hpc != 0xa8 && *hpc != 0xa9;
 }
 
+/* 64-bit code has its jump table in r11 while it looks up a branch's target. A side has none before
+ * its first system call, and r11 may well be 0. */
+static void miss_instead_of(struct rt_context *context, const void *table, const struct cc *cc)
+{
+    if (table && context->gpr[11] == (uint64_t)table)
+        context->gpr[11] = (uint64_t)cc->miss_table;
+}
+
 static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *context)
 {
     struct mon_vcpu *v = cpu->owner;
@@ -143,9 +151,8 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
     v->mode_changed = true;
     cpu->sides_ok = 0; /* a system call that has begun finds the miss table on the other side */
     for (unsigned n = 0; n < 2; n++) {
-        if (context && context->gpr[11] == (uint64_t)cpu->side[n].jump_table &&
-            (v->key & TR_K_LONG))
-            context->gpr[11] = (uint64_t)miss;
+        if (context && v->key & TR_K_LONG)
+            miss_instead_of(context, cpu->side[n].jump_table, cc);
         cpu->side[n].jump_table = miss;
     }
     if (!context)
@@ -161,11 +168,10 @@ static enum rt_fault_action on_kick(struct rt_cpu *cpu, struct rt_context *conte
         cc_unlink_exits(cc, b);
     if (cc_probe_again(cc, context))
         return RT_FAULT_RETRY;
-    /* The jump table is in r14, or in 64-bit code about to be used in r11. */
     if (!(v->key & TR_K_LONG))
         context->gpr[14] = (uint64_t)CC_FLAT_MISS;
-    else if (context->gpr[11] == (uint64_t)v->table)
-        context->gpr[11] = (uint64_t)cc->miss_table;
+    else
+        miss_instead_of(context, v->table, cc);
     return RT_FAULT_RETRY;
 }
 

@@ -286,6 +286,7 @@ static void say_differences(void)
     for (unsigned i = 0; i < batch.n; i++) {
         if (!records_equal(&c, i, batch.sequence[i].vector, false)) {
             printf("sequence %u of the batch differs first:\n", i);
+            sequence_print(&batch.sequence[i], code_base);
             records_equal(&c, i, batch.sequence[i].vector, true);
             break;
         }
@@ -311,6 +312,8 @@ static void run_batch(uint64_t number, unsigned n)
     uint64_t pc[BATCH_MAX];
     size_t len;
 
+    if (options.guest.kicks && number % 4 == 0)
+        restart_guest(); /* the first kick in a VM's life, too, has its chances */
     make_batch(&r, number, n);
     len = blob_emit(batch.sequence, n, code, code_base, batch.record, pc);
     if (!len) {
@@ -338,8 +341,7 @@ static void run_batch(uint64_t number, unsigned n)
             broken += outcome == BROKEN;
             break;
         }
-        if (options.verbose)
-            say_differences();
+        say_differences();
         find_culprit(number);
         failed++;
         passed += n - 1;
