@@ -282,7 +282,8 @@ static inline struct cc_victim *cc_victims(void **table)
     return (struct cc_victim *)(void *)((uint8_t *)table - CC_TABLE_IN_FRONT);
 }
 void cc_victims_make(const struct cc *cc, struct cc_victim *victims, size_t n);
-/* pc's block is b now. lost: another pc's block had its slot, so both will need a second place. */
+/* pc's block is at hpc now. lost: another pc's block had its slot, so both will need a second
+ * place. */
 void cc_victim_set(void **table, uint64_t pc, void *hpc, bool lost);
 void cc_victim_forget(const struct cc *cc, void **table, uint64_t pc);
 void cc_victims_clear_page(const struct cc *cc, void **table, uint64_t pc);

@@ -334,7 +334,7 @@ static bool operand_form(const struct tr_block *t, const struct tr_insn *insn, e
         return false;
     if (insn->agen_only)
         return true;
-    if (insn->seg == TR_FS || insn->seg == TR_GS) {
+    if (tr_is_far_segment(insn->seg)) {
         if (has_high_byte(insn) || insn->vsib)
             return false;
         *form = FORM_R9;

@@ -112,10 +112,9 @@ int l_address_register(struct tr_block *t, int n, unsigned spare);
 #define L_MIXED 4u
 unsigned l_class_for(const struct tr_block *t, unsigned i, unsigned guess);
 /* long_guess.c: of what class addresses are likely to be. At the block's start, and behind each
- * instruction; a pointer that is loaded, as long as its value is not known; base + index. */
+ * instruction; base + index. */
 void l_guess_begin(struct tr_block *t);
 void l_guess_after(struct tr_block *t, unsigned i);
-void l_guess_loaded(struct tr_block *t, const struct tr_insn *insn);
 unsigned l_sum_class(const struct tr_block *t, unsigned i);
 /* The check that the slot of the address in reg is at home in class: uses r9. */
 void l_check(struct tr_block *t, unsigned reg, unsigned class);

@@ -322,7 +322,7 @@ static bool copy_far_bit(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
 
-    if (insn->opsize != 64 || insn->adsize != 64 || insn->seg == TR_FS || insn->seg == TR_GS ||
+    if (insn->opsize != 64 || insn->adsize != 64 || tr_is_far_segment(insn->seg) ||
         insn->reg == RSP)
         return false;
     l_effective_address(t, i, H10, true);

@@ -350,7 +350,7 @@ bool l_string(struct tr_block *t, unsigned i)
     bool si = insn->op == TR_OP_movs || insn->op == TR_OP_cmps || insn->op == TR_OP_lods;
     bool di = insn->op != TR_OP_lods;
 
-    if (insn->adsize != 64 || insn->lock || (si && (insn->seg == TR_FS || insn->seg == TR_GS)))
+    if (insn->adsize != 64 || insn->lock || (si && tr_is_far_segment(insn->seg)))
         return false;
     t->lng.r11 = -1;
     if (si)

@@ -33,7 +33,7 @@ static bool suits(const struct tr_block *t, unsigned i, uint16_t written)
     const struct tr_insn *insn = &t->insn[i];
 
     return l_near_base(insn) && l_always_accesses(insn) && insn->base != (int)RSP &&
-           !SPILLED((unsigned)insn->base) && insn->seg != TR_FS && insn->seg != TR_GS &&
+           !SPILLED((unsigned)insn->base) && !tr_is_far_segment(insn->seg) &&
            !(written >> insn->base & 1);
 }
 

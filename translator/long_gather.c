@@ -38,7 +38,7 @@ static bool gather_decode(const struct tr_insn *insn, struct gather *g)
 
     if (insn->encoding != TR_ENC_VEX || insn->modrm_at < 4 || v[0] != 0xc4 || insn->map != 2 ||
         (insn->opcode & 0xfc) != 0x90 || insn->adsize != 64 || insn->base < 0 || insn->base == 16 ||
-        insn->seg == TR_FS || insn->seg == TR_GS)
+        tr_is_far_segment(insn->seg))
         return false;
     unsigned modrm = insn->bytes[insn->modrm_at];
     bool l = v[2] >> 2 & 1, w = v[2] >> 7;

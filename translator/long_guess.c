@@ -56,18 +56,13 @@ static void set(struct tr_block *t, unsigned n, uint64_t value)
     t->values.known |= (uint16_t)(1u << n);
 }
 
-static bool in_flat_segment(const struct tr_insn *insn)
-{
-    return insn->seg != TR_FS && insn->seg != TR_GS;
-}
-
 /* What i's memory operand will be, in a flat segment. */
 static bool address_of(const struct tr_block *t, unsigned i, uint64_t *address)
 {
     const struct tr_insn *insn = &t->insn[i];
     uint64_t base = t->rq->pc + t->at[i] + insn->len, index;
 
-    if (insn->vsib || insn->adsize != 64 || !in_flat_segment(insn) ||
+    if (insn->vsib || insn->adsize != 64 || tr_is_far_segment(insn->seg) ||
         (insn->base != 16 && !value_of(t, insn->base, &base)) || !value_of(t, insn->index, &index))
         return false;
     *address = base + index * insn->scale + (uint64_t)insn->disp;
@@ -164,14 +159,26 @@ static int stack_step(const struct tr_insn *insn)
     return (insn->opcode & 0xf8) == 0x58 ? 8 : 0;
 }
 
+/* A pointer that is loaded, as long as its value is not known. */
+static void guess_loaded(struct tr_block *t, const struct tr_insn *insn)
+{
+    bool by_base = insn->base >= 0 && insn->base != 16 && !tr_is_far_segment(insn->seg);
+    unsigned class =
+        by_base && insn->base != (int)RSP ? t->lng.class_of[insn->base] : usual_class(t);
+
+    if (insn->encoding == TR_ENC_LEGACY && insn->map == 0 && insn->opcode == 0x8b && insn->has_mem)
+        t->lng.class_of[insn->reg] = (uint8_t) class;
+}
+
 void l_guess_after(struct tr_block *t, unsigned i)
 {
     const struct tr_insn *insn = &t->insn[i];
-    uint64_t value, rsp;
+    uint64_t value, rsp = 0;
     unsigned to;
     bool has = result_of(t, i, &to, &value);
     bool moves = stack_step(insn) && value_of(t, RSP, &rsp);
 
+    guess_loaded(t, insn);
     t->values.known &= (uint16_t)~insn->regs_written;
     if (moves)
         set(t, RSP, rsp + (uint64_t)(int64_t)stack_step(insn));
@@ -180,16 +187,6 @@ void l_guess_after(struct tr_block *t, unsigned i)
     set(t, to, value);
     if (may_be_pointer(value) && !(t->lng.checked >> to & 1))
         t->lng.class_of[to] = (uint8_t)tr_class(value);
-}
-
-void l_guess_loaded(struct tr_block *t, const struct tr_insn *insn)
-{
-    bool by_base = insn->base >= 0 && insn->base != 16 && in_flat_segment(insn);
-    unsigned class =
-        by_base && insn->base != (int)RSP ? t->lng.class_of[insn->base] : usual_class(t);
-
-    if (insn->encoding == TR_ENC_LEGACY && insn->map == 0 && insn->opcode == 0x8b && insn->has_mem)
-        t->lng.class_of[insn->reg] = (uint8_t) class;
 }
 
 unsigned l_sum_class(const struct tr_block *t, unsigned i)

@@ -80,7 +80,7 @@ static void hoist(struct tr_block *t, unsigned i, uint16_t unsteady)
     const struct tr_insn *insn = &t->insn[i];
     struct tr_loop *loop = &t->lng.loop;
 
-    if (!l_always_accesses(insn) || !l_near(insn) || insn->seg == TR_FS || insn->seg == TR_GS ||
+    if (!l_always_accesses(insn) || !l_near(insn) || tr_is_far_segment(insn->seg) ||
         (unsteady >> insn->base & 1) || (insn->index >= 0 && (unsteady >> insn->index & 1)))
         return;
     unsigned class = l_class_for(t, i, t->lng.class_of[insn->base]);

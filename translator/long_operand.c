@@ -375,7 +375,7 @@ bool l_operand(struct tr_block *t, unsigned i, struct l_operand *o)
 
     if (!insn->has_mem || insn->vsib || insn->adsize == 16)
         return false;
-    if (insn->seg == TR_FS || insn->seg == TR_GS) {
+    if (tr_is_far_segment(insn->seg)) {
         *o = segment_operand(t, i);
         return true;
     }
@@ -492,7 +492,6 @@ void l_after(struct tr_block *t, unsigned i)
     unsigned to = 0;
     int from = copied_register(insn, &to);
 
-    l_guess_loaded(t, insn);
     if (t->lng.r10.base >= 0 &&
         (insn->regs_written & (1u << t->lng.r10.base | 1u << t->lng.r10.index)))
         t->lng.r10.base = -1;

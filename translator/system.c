@@ -24,11 +24,6 @@
 #define SEGPTR(seg)    tr_state(offsetof(struct rt_cpu, segptr) + sizeof(uint32_t *) * (seg))
 #define SEG_MOVED(seg) tr_state(offsetof(struct rt_cpu, seg_moved) + (seg))
 
-static bool is_far_segment(unsigned seg)
-{
-    return seg == TR_FS || seg == TR_GS;
-}
-
 static unsigned loaded_segment(const struct tr_insn *insn)
 {
     return insn->op == TR_OP_mov_to_sreg ? insn->reg & 7u : insn->opcode >> 3 & 7u;
@@ -42,7 +37,7 @@ bool tr_loads_segment(const struct tr_block *t, const struct tr_insn *insn)
         return false;
     if (insn->op == TR_OP_pop_sreg && (insn->opsize != 32 || !(t->rq->key & TR_K_SS)))
         return false;
-    return is_far_segment(seg) || (seg == TR_DS && (t->rq->key & TR_K_DS)) ||
+    return tr_is_far_segment(seg) || (seg == TR_DS && (t->rq->key & TR_K_DS)) ||
            (seg == TR_ES && (t->rq->key & TR_K_ES));
 }
 
@@ -88,7 +83,8 @@ static void find_entry(struct tr_block *t, unsigned seg)
     e32(t, 0);
     e4(t, 0x4f, 0x8d, 0x0c, 0xd1); /* lea (%r9,%r10,8), %r9 */
     e3(t, 0x41, 0x8b, 0x49);       /* mov at(%r9), %ecx */
-    e1(t, is_far_segment(seg) ? offsetof(struct rt_desc, at) : offsetof(struct rt_desc, at_flat));
+    e1(t,
+       tr_is_far_segment(seg) ? offsetof(struct rt_desc, at) : offsetof(struct rt_desc, at_flat));
 }
 
 /* rcx is zero if memory holds what the entry says; the load may fault, rcx being the guest's. */
@@ -123,7 +119,7 @@ static void store_no_segment(struct tr_block *t, unsigned seg)
 /* The selector in r8d into seg; on the way out to the callout nothing has changed. */
 static void load_segment(struct tr_block *t, unsigned i, unsigned seg)
 {
-    bool far = is_far_segment(seg);
+    bool far = tr_is_far_segment(seg);
     uint8_t *unknown, *known, *null = NULL, *leave, *loaded = NULL;
 
     find_entry(t, seg);

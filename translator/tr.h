@@ -46,6 +46,12 @@ enum tr_encoding { TR_ENC_LEGACY, TR_ENC_VEX, TR_ENC_EVEX };
 /* Segment register numbers in encoding order, as in enum novt_sreg. */
 enum tr_seg { TR_ES, TR_CS, TR_SS, TR_DS, TR_FS, TR_GS, TR_SEG_NONE = 7 };
 
+/* One whose base is its own: in flat memory models, and always in 64-bit mode. */
+static inline bool tr_is_far_segment(unsigned seg)
+{
+    return seg == TR_FS || seg == TR_GS;
+}
+
 /* One decoded instruction. Register fields are encoding numbers with REX/VEX extension applied. */
 struct tr_insn {
     uint8_t bytes[16];

@@ -183,13 +183,18 @@ static bool is_flush_due(const struct mon_vm *vm)
            vm->stat[MON_STAT_blocks_translated] % interval == 0;
 }
 
+/* The RAM at gla, or NULL; its page is in one piece. */
+static const uint8_t *ram_at(struct mon_vcpu *v, uint64_t gla)
+{
+    struct mon_walk walk;
+
+    return mon_walk_peek(v, gla, &walk) ? mon_vm_ram(v, walk.gpa, NULL) : NULL;
+}
+
 /* tr_request.peek: 8 bytes in a page of RAM. */
 static bool peek(void *owner, uint64_t gla, uint64_t *value)
 {
-    struct mon_vcpu *v = owner;
-    struct mon_walk walk;
-    const uint8_t *ram =
-        (gla & 4095) <= 4088 && mon_walk_peek(v, gla, &walk) ? mon_vm_ram(v, walk.gpa, NULL) : NULL;
+    const uint8_t *ram = (gla & 4095) <= 4088 ? ram_at(owner, gla) : NULL;
 
     if (ram)
         __builtin_memcpy(value, ram, sizeof(*value));
@@ -262,10 +267,9 @@ static enum mon_rc slow_step(struct mon_vcpu *v);
 /* The instruction of 64-bit code at pc. */
 static bool decode_at(struct mon_vcpu *v, uint64_t pc, struct tr_insn *insn)
 {
-    struct mon_walk walk;
-    const uint8_t *ram = mon_walk_peek(v, pc, &walk) ? mon_vm_ram(v, walk.gpa, NULL) : NULL;
+    const uint8_t *ram = ram_at(v, pc);
 
-    return ram && tr_decode(ram, 4096 - (walk.gpa & 4095), TR_MODE_64, insn) == TR_DECODE_OK;
+    return ram && tr_decode(ram, 4096 - (pc & 4095), TR_MODE_64, insn) == TR_DECODE_OK;
 }
 
 /* 64-bit code branched to an address that is not canonical, and the branch has to fault: rsp goes

@@ -204,6 +204,27 @@ enum mon_rc step_native_run(struct mon_vcpu *v, const struct tr_insn *insn, unsi
 
 /* ---- vector state as parked (step_fpu.c) ---- */
 
+/* Offsets in the area (SDM 1-13.4). */
+#define AREA_FCW       0
+#define AREA_FSW       2
+#define AREA_FTW       4
+#define AREA_FOP       6
+#define AREA_FIP       8
+#define AREA_FDP       16
+#define AREA_MXCSR     24
+#define AREA_ST        32
+#define AREA_XMM       160
+#define AREA_LEGACY    512
+#define AREA_HEADER    512
+#define AREA_COMPONENT 576
+
+static inline uint64_t step_get64(const uint8_t *p)
+{
+    uint64_t value;
+    __builtin_memcpy(&value, p, 8);
+    return value;
+}
+
 enum { STEP_X87, STEP_SSE, STEP_AVX, STEP_OPMASK = 5, STEP_ZMM_HI256, STEP_HI16_ZMM };
 
 /* Puts initial values where XSTATE_BV says "initial", so that x87 and SSE can be read as data. */
@@ -221,6 +242,11 @@ uint64_t step_opmask(struct mon_vcpu *v, unsigned reg);
 void step_set_opmask(struct mon_vcpu *v, unsigned reg, uint64_t value);
 
 /* ---- pointers to the last x87 instruction (x87.c) ---- */
+
+static inline bool step_is_x87(const struct tr_insn *i)
+{
+    return i->encoding == TR_ENC_LEGACY && i->map == 0 && (i->opcode & 0xf8) == 0xd8;
+}
 
 struct step_pointers {
     uint64_t fip, fdp;

@@ -37,11 +37,6 @@ static void undo_restore(const struct undo *undo, struct mon_vcpu *v)
 
 /* ---- what kind of instruction it is ---- */
 
-static bool is_x87(const struct tr_insn *i)
-{
-    return i->encoding == TR_ENC_LEGACY && i->map == 0 && (i->opcode & 0xf8) == 0xd8;
-}
-
 /* BT, BTS, BTR, BTC with the bit offset in a register: it reaches beyond the operand. */
 static bool has_bit_offset(const struct tr_insn *i)
 {
@@ -184,7 +179,7 @@ static void undo_save_vector(struct undo *undo, struct mon_vcpu *v, const struct
                              uint64_t gla)
 {
     uint64_t gpa;
-    if (!is_x87(i) || operand_ram(v, gla, i->mem_size, &gpa))
+    if (!step_is_x87(i) || operand_ram(v, gla, i->mem_size, &gpa))
         return;
     memcpy(v->native->undo, v->cpu->xsave, v->native->undo_size);
     undo->vector = true;
@@ -221,7 +216,7 @@ static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
     const uint8_t *area = v->cpu->xsave;
     uint16_t control[2]; /* FCW, FSW */
     bool plain = (i->opcode == 0xd9 || i->opcode == 0xdd) && (i->reg & 7) == 7;
-    if (!is_x87(i) || !i->mem_write || plain || !(area[512] & 1u << STEP_X87))
+    if (!step_is_x87(i) || !i->mem_write || plain || !(area[512] & 1u << STEP_X87))
         return true; /* the last: XSTATE_BV says that x87 is in its initial state */
     memcpy(control, area, sizeof(control));
     return !(control[1] & ~control[0] & 0x19);
@@ -248,7 +243,7 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
     if (rc == MON_OK && !x87_has_stored(v, i))
         return MON_OK;
     bool is_store = i->mem_write && !i->mem_read;
-    if (is_store && !is_x87(i) && i->feature != TR_F_MMX) /* VCVTPS2PH: MXCSR */
+    if (is_store && !step_is_x87(i) && i->feature != TR_F_MMX) /* VCVTPS2PH: MXCSR */
         undo.vector = false;
     undo_restore(&undo, v);
     if (is_store && i->feature == TR_F_MMX)

@@ -17,19 +17,6 @@
 
 #include <string.h>
 
-#define AREA_FCW       0
-#define AREA_FSW       2
-#define AREA_FTW       4
-#define AREA_FOP       6
-#define AREA_FIP       8
-#define AREA_FDP       16
-#define AREA_MXCSR     24
-#define AREA_ST        32
-#define AREA_XMM       160
-#define AREA_LEGACY    512
-#define AREA_HEADER    512
-#define AREA_COMPONENT 576
-
 #define FCW_INITIAL   0x37f
 #define MXCSR_INITIAL 0x1f80
 #define COMPACT       (1ull << 63)
@@ -44,12 +31,6 @@ static uint32_t get32(const uint8_t *p)
 {
     uint32_t value;
     memcpy(&value, p, 4);
-    return value;
-}
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t value;
-    memcpy(&value, p, 8);
     return value;
 }
 static void put16(uint8_t *p, unsigned value)
@@ -74,7 +55,7 @@ static uint8_t *area_of(const struct mon_vcpu *v)
 
 static uint64_t in_use(const struct mon_vcpu *v)
 {
-    return get64(area_of(v) + AREA_HEADER);
+    return step_get64(area_of(v) + AREA_HEADER);
 }
 
 unsigned step_component(const struct mon_vcpu *v, unsigned component, unsigned *offset)
@@ -255,8 +236,8 @@ static void x87_from_image(struct mon_vcpu *v, const struct tr_insn *i, const ui
 {
     uint8_t *area = step_component_data(v, STEP_X87);
     struct step_pointers p = {.fop = get16(image + AREA_FOP)};
-    p.fip = i->rex & 8 ? get64(image + AREA_FIP) : get32(image + AREA_FIP);
-    p.fdp = i->rex & 8 ? get64(image + AREA_FDP) : get32(image + AREA_FDP);
+    p.fip = i->rex & 8 ? step_get64(image + AREA_FIP) : get32(image + AREA_FIP);
+    p.fdp = i->rex & 8 ? step_get64(image + AREA_FDP) : get32(image + AREA_FDP);
     set_control(area, get16(image + AREA_FCW), get16(image + AREA_FSW));
     area[AREA_FTW] = image[AREA_FTW];
     step_x87_set_pointers(v, &p);
@@ -531,7 +512,7 @@ static bool is_zero(const uint8_t *p, unsigned len)
 /* SDM 1-13.8.1, 1-13.12: what the header must look like. */
 static enum mon_rc check_header(struct mon_vcpu *v, const uint8_t *header, bool must_compact)
 {
-    uint64_t xstate = get64(header), xcomp = get64(header + 8);
+    uint64_t xstate = step_get64(header), xcomp = step_get64(header + 8);
     bool bad;
     if (xcomp & COMPACT)
         bad = (xcomp & ~COMPACT & ~v->xcr0) || (xstate & ~(xcomp & ~COMPACT)) ||
@@ -595,7 +576,7 @@ static enum mon_rc restore(struct mon_vcpu *v, const struct tr_insn *i, uint64_t
         rc = check_header(v, header, must_compact);
     if (rc != MON_OK)
         return rc;
-    uint64_t layout = get64(header + 8), loaded = wanted & get64(header);
+    uint64_t layout = step_get64(header + 8), loaded = wanted & step_get64(header);
     bool mxcsr = layout ? loaded & 1u << STEP_SSE : wanted & (1u << STEP_SSE | 1u << STEP_AVX);
     list_pieces(v, i, loaded, mxcsr, layout, &body);
     rc = transfer(v, i, ea, &body, image, TO_READ);
@@ -633,7 +614,7 @@ static unsigned full_tags(const uint8_t *area)
     for (unsigned n = 0; n < 8; n++) {
         const uint8_t *st = area + AREA_ST + ((n - top) & 7) * 16;
         unsigned exponent = get16(st + 8) & 0x7fff, tag;
-        uint64_t mantissa = get64(st);
+        uint64_t mantissa = step_get64(st);
         if (!(area[AREA_FTW] >> n & 1))
             tag = 3;
         else if (exponent == 0 && mantissa == 0)

@@ -9,17 +9,13 @@
 
 /* ---- comparing ---- */
 
-#define AREA_XMM    160
-#define AREA_HEADER 512
-
 /* A component of an XSAVE area, or NULL when it is in its initial state. */
 static const uint8_t *component(const struct mon_vcpu *v, const uint8_t *area, unsigned number,
                                 unsigned *size)
 {
     unsigned offset = AREA_XMM;
-    uint64_t in_use;
+    uint64_t in_use = step_get64(area + AREA_HEADER);
 
-    memcpy(&in_use, area + AREA_HEADER, 8);
     *size = 256;
     if (number > STEP_SSE)
         *size = step_component(v, number, &offset);

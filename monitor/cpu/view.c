@@ -292,17 +292,23 @@ void mon_view_take_side(struct mon_vcpu *v, unsigned side)
 
 /* ---- questions about addresses ---- */
 
+static bool view_gla(const struct view *view, uint64_t host, uint64_t *gla)
+{
+    uint64_t offset = host - (uint64_t)view->window;
+
+    if (offset >= RT_WINDOW_SIZE)
+        return false;
+    *gla = view_canonical(view->hi) | offset;
+    return true;
+}
+
 bool mon_view_gla(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
 {
     const struct space *space = v->views->current;
 
-    for (unsigned i = 0; i < space->nviews; i++) {
-        uint64_t offset = host - (uint64_t)space->view[i]->window;
-        if (offset < RT_WINDOW_SIZE) {
-            *gla = view_canonical(space->view[i]->hi) | offset;
+    for (unsigned i = 0; i < space->nviews; i++)
+        if (view_gla(space->view[i], host, gla))
             return true;
-        }
-    }
     return false;
 }
 
@@ -310,11 +316,8 @@ bool mon_view_find(const struct mon_vcpu *v, uint64_t host, uint64_t *gla)
 {
     for (unsigned i = 0; i < VIEW_MAX_VIEWS; i++) {
         const struct view *view = &v->views->view[i];
-        uint64_t offset = host - (uint64_t)view->window;
-        if (view->space && offset < RT_WINDOW_SIZE) {
-            *gla = view_canonical(view->hi) | offset;
+        if (view->space && view_gla(view, host, gla))
             return true;
-        }
     }
     return false;
 }

@@ -21,20 +21,7 @@
 
 #include <string.h>
 
-#define AREA_FSW    2
-#define AREA_FOP    6
-#define AREA_FIP    8
-#define AREA_FDP    16
-#define AREA_HEADER 512
-
 #define FSW_ES 0x80
-
-static uint64_t get64(const uint8_t *p)
-{
-    uint64_t value;
-    memcpy(&value, p, 8);
-    return value;
-}
 
 static uint16_t opcode_of(const struct tr_insn *insn)
 {
@@ -51,18 +38,13 @@ static bool is_control(const struct tr_insn *insn)
     return (insn->opcode == 0xd9 && (reg == 5 || reg == 7)) || (insn->opcode == 0xdd && reg == 7);
 }
 
-static bool is_x87(const struct tr_insn *insn)
-{
-    return insn->encoding == TR_ENC_LEGACY && insn->map == 0 && (insn->opcode & 0xf8) == 0xd8;
-}
-
 /* Whether the instruction that has just run, its state parked, is one that FDP and FOP are of. */
 static bool notes_data(const struct mon_vcpu *v)
 {
     const uint8_t *area = v->cpu->xsave;
 
     return !mon_vm_cpuid(v)->exceptions_data ||
-           ((get64(area + AREA_HEADER) & 1u << STEP_X87) && area[AREA_FSW] & FSW_ES);
+           ((step_get64(area + AREA_HEADER) & 1u << STEP_X87) && area[AREA_FSW] & FSW_ES);
 }
 
 /* Instructions other than control ones leave their address in FIP. */
@@ -70,7 +52,7 @@ void step_x87_note(struct mon_vcpu *v, const struct tr_insn *insn)
 {
     struct step_x87 *x87 = &v->native->x87;
 
-    if (!is_x87(insn) || is_control(insn))
+    if (!step_is_x87(insn) || is_control(insn))
         return;
     x87->pc = v->cpu->rip;
     if (!notes_data(v))
@@ -111,7 +93,7 @@ static bool guest_insn(struct mon_vcpu *v, const struct cc_block *b, uint64_t at
         memcpy(bytes + n, ram2, 15 - n);
     return tr_decode(bytes, ram2 ? 15 : n, b->wide ? TR_MODE_64 : TR_MODE_32, insn) ==
                TR_DECODE_OK &&
-           is_x87(insn);
+           step_is_x87(insn);
 }
 
 /* Whether the CPU has noted FOP for the instruction at hpc too. */
@@ -119,7 +101,7 @@ static bool fits(const uint8_t *hpc, unsigned fop)
 {
     struct tr_insn insn;
 
-    return tr_decode(hpc, 15, TR_MODE_64, &insn) == TR_DECODE_OK && is_x87(&insn) &&
+    return tr_decode(hpc, 15, TR_MODE_64, &insn) == TR_DECODE_OK && step_is_x87(&insn) &&
            opcode_of(&insn) == fop;
 }
 
@@ -178,8 +160,8 @@ void mon_x87_own(struct mon_vcpu *v)
 {
     const uint8_t *area = v->cpu->xsave;
 
-    v->native->x87.own_fip = get64(area + AREA_FIP);
-    v->native->x87.own_fdp = get64(area + AREA_FDP);
+    v->native->x87.own_fip = step_get64(area + AREA_FIP);
+    v->native->x87.own_fdp = step_get64(area + AREA_FDP);
 }
 
 void step_x87_set_pointers(struct mon_vcpu *v, const struct step_pointers *p)
@@ -196,7 +178,8 @@ void step_x87_set_pointers(struct mon_vcpu *v, const struct step_pointers *p)
 struct step_pointers step_x87_pointers(struct mon_vcpu *v)
 {
     const uint8_t *area = v->cpu->xsave;
-    struct step_pointers p = {.fip = get64(area + AREA_FIP), .fdp = get64(area + AREA_FDP)};
+    struct step_pointers p = {.fip = step_get64(area + AREA_FIP),
+                              .fdp = step_get64(area + AREA_FDP)};
     const uint8_t *hpc = (const uint8_t *)p.fip;
 
     memcpy(&p.fop, area + AREA_FOP, 2);
@@ -217,6 +200,6 @@ struct step_pointers step_x87_pointers(struct mon_vcpu *v)
 void mon_x87_settle(struct mon_vcpu *v)
 {
     rt_fpu_park(v->cpu);
-    if (get64((const uint8_t *)v->cpu->xsave + AREA_HEADER) & 1u << STEP_X87)
+    if (step_get64((const uint8_t *)v->cpu->xsave + AREA_HEADER) & 1u << STEP_X87)
         step_x87_pointers(v);
 }

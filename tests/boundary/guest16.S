@@ -5,14 +5,6 @@
  * by SS. */
 #include "tests/boundary/handlers.h"
 
-handler_call:
-        addl    $0x1111, %edx
-        sti
-        incl    %ss:DATA+0x100
-        pushf
-        popl    %ss:DATA+0x104
-        cli
-        iret
 handler_finish:
         movl    $STACK_TOP, %esp
         movl    $UDATA, %eax
@@ -113,10 +105,7 @@ virtual:
         pushl   $0
         iret
 finish:
-        nop
-        movl    $0x1234, %eax
-        outb    %al, $PORT_DONE
-        hlt
+        DONE
 
         .org    PATCHED
         ret

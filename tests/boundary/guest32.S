@@ -4,14 +4,6 @@
  * depends on nothing outside. handlers.h has what notes the events. */
 #include "tests/boundary/handlers.h"
 
-handler_call:
-        addl    $0x1111, %edx
-        sti
-        incl    DATA+0x100
-        pushf
-        popl    DATA+0x104
-        cli
-        iret
 sysenter_entry:
         addl    $0x2222, %ebx
         sti
@@ -224,10 +216,7 @@ program:
         pushl   $USER
         iret
 finish:
-        nop
-        movl    $0x1234, %eax
-        outb    %al, $PORT_DONE
-        hlt
+        DONE
 
         .org    PATCHED
         movb    $0x11, %al

@@ -241,10 +241,7 @@ program:
         pushq   $USER
         iretq
 finish:
-        nop
-        movl    $0x1234, %eax
-        outb    %al, $PORT_DONE
-        hlt
+        DONE
 
         .org    PATCHED
         movb    $0x11, %al

@@ -1,8 +1,8 @@
 /* handlers.h - the handlers that the guests of the boundary test share, as assembly.
  *
  * They append to the log what they were given and change nothing else. Includes what comes before
- * the program: the vectors for machine.c, then HANDLERS. A guest adds handler_call, handler_finish
- * and what is its own.
+ * the program: the vectors for machine.c, then HANDLERS. A guest adds handler_finish, in 64-bit mode
+ * handler_call, and what is its own; DONE ends its program.
  *
  * Registers and operations have the size of the mode: AX is eax or rax, OP(add) addl or addq. */
 #include "tests/boundary/layout.h"
@@ -53,6 +53,13 @@
 .macro  RESTORE
         pop     BX
         pop     AX
+.endm
+
+.macro  DONE
+        nop
+        movl    $0x1234, %eax
+        outb    %al, $PORT_DONE
+        hlt
 .endm
 
         .text
@@ -118,3 +125,13 @@ handler_de:
         RESTORE
         OP(add) $2, (SP)
         OP(iret)
+#ifndef GUEST64
+handler_call:
+        addl    $0x1111, %edx
+        sti
+        incl    %ss:DATA+0x100
+        pushf
+        popl    %ss:DATA+0x104
+        cli
+        iret
+#endif

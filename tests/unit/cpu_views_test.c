@@ -49,15 +49,8 @@ static uint64_t place(unsigned n)
 static uint64_t work_done(void)
 {
     static const char *const names[] = {"window_mappings", "fault_check", "homes_moved",
-                                        "instructions_slow_path"};
-    struct novt_stat stats[128];
-    size_t n = novt_vm_stats(g.vm, stats, 128);
-    uint64_t sum = 0;
-
-    for (size_t i = 0; i < n; i++)
-        for (unsigned k = 0; k < 4; k++)
-            sum += strcmp(stats[i].name, names[k]) ? 0 : stats[i].value;
-    return sum;
+                                        "instructions_slow_path", NULL};
+    return engine_guest_count(&g, names);
 }
 
 static void alternate(unsigned a, unsigned b)

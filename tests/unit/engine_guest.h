@@ -107,6 +107,19 @@ static inline void engine_guest_destroy(struct engine_guest *g)
     close(g->fd);
 }
 
+/* The sum of those statistics; names ends with NULL. */
+static inline uint64_t engine_guest_count(const struct engine_guest *g, const char *const *names)
+{
+    struct novt_stat stats[128];
+    size_t n = novt_vm_stats(g->vm, stats, 128);
+    uint64_t sum = 0;
+
+    for (; *names; names++)
+        for (size_t i = 0; i < n; i++)
+            sum += strcmp(stats[i].name, *names) ? 0 : stats[i].value;
+    return sum;
+}
+
 /* Runs until something other than a kick ends it. */
 static inline unsigned engine_guest_run(struct engine_guest *g)
 {
