@@ -110,8 +110,13 @@ void rt_fpu_park(struct rt_cpu *cpu);
  * be this thread's &rt_cpu. */
 enum rt_exit rt_enter(struct rt_cpu *cpu);
 enum rt_exit rt_enter64(struct rt_cpu *cpu); /* 64-bit code */
-void rt_enter_loaded(void);                  /* from here on rt_enter's r14 is the jump table */
-void rt_enter_end(void);                     /* the end of both */
+/* Flags that C does not care about and rt_enter leaves as they are: AC, ID, NT. */
+static inline void rt_flags_reset(void)
+{
+    __builtin_ia32_writeeflags_u64(0x202);
+}
+void rt_enter_loaded(void); /* from here on rt_enter's r14 is the jump table */
+void rt_enter_end(void);    /* the end of both */
 /* Where translated code jumps to in order to exit: r10d enum rt_exit, r8 rip, r9 exit_arg. */
 void rt_exit_common(void);
 /* Where the fault handler resumes after it has filled in cpu itself. */

@@ -785,6 +785,7 @@ static void run_to_exit(struct mon_vcpu *v, enum mon_rc rc)
 
 int mon_run(struct mon_vcpu *v)
 {
+    rt_flags_reset();
     mon_mode_rebind(v);
     v->mode_changed = true;
     v->host_failure = NULL;

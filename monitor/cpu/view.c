@@ -351,8 +351,3 @@ void mon_view_touch(struct mon_vcpu *v, uint64_t gla)
         !view_at(v->views->current, view_hi_of(gla)) && mon_walk_peek(v, gla, &walk))
         view_get(v, v->views->current, view_hi_of(gla));
 }
-
-uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla)
-{
-    return v->views->current->deltas[view_hi_of(gla)];
-}

@@ -91,7 +91,10 @@ bool mon_view_is_check(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_check_holds(const struct mon_vcpu *v, uint64_t host);
 bool mon_view_at_home(const struct mon_vcpu *v, uint64_t gla);
 /* 64-bit code: what to add to gla. */
-uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla);
+static inline uint64_t mon_view_delta(const struct mon_vcpu *v, uint64_t gla)
+{
+    return ((const uint64_t *)(void *)v->cpu->window)[gla >> 32 & 0xffff];
+}
 
 /* ---- view_fill.c ---- */
 

@@ -30,10 +30,8 @@ static uint8_t level_inputs(const struct mon_pic_chip *chip)
 /* How many steps the highest-priority bit of mask is below the top; 8 when mask is empty. */
 static unsigned best_rank(const struct mon_pic_chip *chip, uint8_t mask)
 {
-    for (unsigned rank = 0; rank < 8; rank++)
-        if (mask & 1 << ((chip->lowest + 1 + rank) & 7))
-            return rank;
-    return 8;
+    unsigned ranks = mask * 0x101u >> ((chip->lowest + 1) & 7) & 0xff;
+    return ranks ? (unsigned)__builtin_ctz(ranks) : 8;
 }
 
 static unsigned rank_to_input(const struct mon_pic_chip *chip, unsigned rank)

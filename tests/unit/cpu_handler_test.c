@@ -237,6 +237,21 @@ static bool inject(void *opaque, struct novt_run *run)
     return novt_vcpu_interrupt(g.vcpu, 0x20) == NOVT_OK;
 }
 
+/* ID, because it harms nobody. */
+Test(cpu_handler, the_callers_flags_are_not_the_guests)
+{
+    static const uint8_t code[] = {0x9c, 0x58, 0xf4}; /* pushf; pop eax; hlt */
+    uint64_t flags = __builtin_ia32_readeflags_u64();
+
+    engine_guest_create(&g, 0, code, sizeof(code));
+    __builtin_ia32_writeeflags_u64(flags ^ 1u << 21);
+    unsigned reason = engine_guest_run(&g);
+    __builtin_ia32_writeeflags_u64(flags);
+    cr_assert_eq(reason, NOVT_EXIT_HLT);
+    cr_assert_eq(regs().gpr[NOVT_RAX], 2);
+    engine_guest_destroy(&g);
+}
+
 Test(cpu_handler, injects_interrupts)
 {
     /* out 0x80, al; sti; nop; cli; hlt ... the handler: inc bl; iret */
