@@ -222,10 +222,29 @@ static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
     return !(control[1] & ~control[0] & 0x19);
 }
 
+/* FSTP and FBSTP of 80 bits store 64 and then 16: the first may have been done when the second
+ * faults. data: what the instruction stores. */
+static void store_mantissa(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ea,
+                           const uint8_t *data)
+{
+    uint64_t gla, gpa;
+    uint8_t *ram;
+
+    if (!step_is_x87(i) || !i->mem_write || i->mem_size != 10 ||
+        step_linear(v, i->seg, ea, 8, MON_WRITE, &gla) != MON_OK)
+        return;
+    ram = operand_ram(v, gla, 8, &gpa);
+    if (!ram)
+        return;
+    memcpy(ram, data, 8);
+    mon_vm_wrote(v, gpa, 8);
+}
+
 /* #UD, a pending #MF and #GP for alignment come before the operand's own fault, #XM before a
  * store's, and what else a store does to the vector state: run on nothing and see. MON_OK: it is an
  * x87 store that stores nothing, and has run. */
-static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsigned offset)
+static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, uint64_t ea,
+                               unsigned offset)
 {
     struct mon_exception found = v->exc;
     struct undo undo;
@@ -242,6 +261,8 @@ static enum mon_rc other_fault(struct mon_vcpu *v, const struct tr_insn *i, unsi
         return rc;
     if (rc == MON_OK && !x87_has_stored(v, i))
         return MON_OK;
+    if (rc == MON_OK)
+        store_mantissa(v, i, ea, v->native->buffer + offset);
     bool is_store = i->mem_write && !i->mem_read;
     if (is_store && !step_is_x87(i) && i->feature != TR_F_MMX) /* VCVTPS2PH: MXCSR */
         undo.vector = false;
@@ -261,7 +282,7 @@ static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint
 
     enum mon_rc rc = partial_in(v, i, ea, bytes, data);
     if (rc == MON_FAULT)
-        return other_fault(v, i, offset);
+        return other_fault(v, i, ea, offset);
     if (rc == MON_OK)
         rc = step_native_run(v, i, offset);
     if (rc == MON_OK && i->mem_write)
@@ -272,12 +293,12 @@ static enum mon_rc run_partial(struct mon_vcpu *v, const struct tr_insn *i, uint
 static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, uint64_t next)
 {
     unsigned len = i->mem_size, access = i->mem_write ? MON_WRITE : MON_READ;
-    uint64_t gla, gpa;
+    uint64_t ea = operand_ea(v, i, next), gla, gpa;
     struct undo undo;
-    enum mon_rc rc = step_linear(v, i->seg, operand_ea(v, i, next), len, access, &gla);
+    enum mon_rc rc = step_linear(v, i->seg, ea, len, access, &gla);
 
     if (rc == MON_FAULT) {
-        rc = other_fault(v, i, operand_offset(i, operand_ea(v, i, next)));
+        rc = other_fault(v, i, ea, operand_offset(i, ea));
         return rc == MON_OK ? step_done(v, next) : rc;
     }
     if (is_locked(i)) {
@@ -290,7 +311,7 @@ static enum mon_rc run_on_memory(struct mon_vcpu *v, const struct tr_insn *i, ui
     rc = i->mem_read ? mon_lin_read(v, gla, buffer, len, access)
                      : mon_lin_check(v, gla, len, access);
     if (rc == MON_FAULT) {
-        rc = other_fault(v, i, offset);
+        rc = other_fault(v, i, ea, offset);
         return rc == MON_OK ? step_done(v, next) : rc;
     }
     if (rc != MON_OK)

@@ -57,6 +57,34 @@ Test(cpu_step_fault, an_x87_store_with_an_unmasked_exception_stores_nothing)
     ASSERT_HEX(get32(&m, DATA + 4), 0xffc00000);
 }
 
+/* 64 bits, and then 16. */
+Test(cpu_step_fault, an_x87_store_of_80_bits_may_have_stored_64_when_it_faults)
+{
+    static const struct {
+        char code[3];
+        uint8_t one[8];
+    } stores[] = {{"\xdb\x3f", {0, 0, 0, 0, 0, 0, 0, 0x80}}, {"\xdf\x37", {1}}}; /* fstp, fbstp */
+
+    paging_on();
+    unmap_page(DATA + 4096);
+    ASSERT_OK(RUN("\xdb\xe3")); /* fninit */
+    ASSERT_OK(RUN("\xd9\xe8")); /* fld1 */
+    for (unsigned n = 0; n < 2; n++) {
+        for (unsigned present = 1; present < 10; present++) {
+            uint8_t expected[9], *end = m.ram + DATA + 4096;
+            memset(expected, 0xee, present);
+            memset(end - present, 0xee, present);
+            if (present >= 8)
+                memcpy(expected, stores[n].one, 8);
+            v->cpu->gpr[RT_DI] = DATA + 4096 - present;
+            code_at(CODE, stores[n].code, 2);
+            ASSERT_FAULT(mon_step(v), MON_PF, 2);
+            ASSERT_HEX(v->exc.cr2, DATA + 4096);
+            cr_assert_arr_eq(end - present, expected, present, "%u bytes, store %u", present, n);
+        }
+    }
+}
+
 /* Looking for other faults changes nothing when there is none. */
 Test(cpu_step_fault, a_page_fault_leaves_the_x87_stack)
 {
