@@ -524,6 +524,10 @@ int main(int argc, char **argv)
         return 2;
     blob_routines(code);
     form_count = forms_list(options.only);
+    if (!form_count) {
+        fprintf(stderr, "diff: no instruction is called %s\n", options.only);
+        return 2;
+    }
     probe_forms(form_count);
     if (options.one_batch)
         run_batch(options.batch, BATCH_MAX);

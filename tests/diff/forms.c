@@ -17,6 +17,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 enum encoding { LEGACY, VEX, EVEX };
 
@@ -510,7 +511,7 @@ static const char *only; /* a mnemonic; NULL: all */
 static bool decodes(const uint8_t *bytes, struct tr_insn *insn)
 {
     return tr_decode(bytes, 15, diff_mode, insn) == TR_DECODE_OK && op_allowed(insn) &&
-           (!only || !strcmp(only, ZydisMnemonicGetString(insn->mnemonic)));
+           (!only || !strcasecmp(only, ZydisMnemonicGetString(insn->mnemonic)));
 }
 
 bool form_instruction(struct random *r, unsigned i, struct tr_insn *insn)
