@@ -216,7 +216,7 @@ static bool x87_has_stored(const struct mon_vcpu *v, const struct tr_insn *i)
     const uint8_t *area = v->cpu->xsave;
     uint16_t control[2]; /* FCW, FSW */
     bool plain = (i->opcode == 0xd9 || i->opcode == 0xdd) && (i->reg & 7) == 7;
-    if (!step_is_x87(i) || !i->mem_write || plain || !(area[512] & 1u << STEP_X87))
+    if (!step_is_x87(i) || !i->mem_write || plain || !(area[AREA_HEADER] & 1u << STEP_X87))
         return true; /* the last: XSTATE_BV says that x87 is in its initial state */
     memcpy(control, area, sizeof(control));
     return !(control[1] & ~control[0] & 0x19);

@@ -79,7 +79,7 @@ static bool is_gap(const struct record *a, const struct record *b, const struct 
         return true;
     if (long_mode())
         return false;
-    return segment && (insn->seg == TR_FS || insn->seg == TR_GS) && wraps(insn, a->out.gpr);
+    return segment && tr_is_far_segment(insn->seg) && wraps(insn, a->out.gpr);
 }
 
 /* Modulo the arena's size, so at its end too. */
