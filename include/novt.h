@@ -305,7 +305,8 @@ NOVT_API int novt_vcpu_run(struct novt_vcpu *vcpu);
  * run area as it would be after novt_vcpu_run(). true: the exit is dealt with, and the guest goes
  * on as if novt_vcpu_run() had returned and been called again, at a tenth of the cost. false:
  * novt_vcpu_run() returns with this exit. It may do to the vCPU what may be done between two runs,
- * but signals are blocked and the GS base is the library's.
+ * but signals are blocked and the GS base is the library's, and EFLAGS.AC, ID and NT have to be as
+ * they were when it returns.
  *
  * With NOVT_HANDLER_KEEPS_VECTORS the guest's x87, vector and mask registers are still in the CPU's
  * when it is called, and it must leave them alone: it is compiled for general registers only
